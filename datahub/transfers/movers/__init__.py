@@ -1,0 +1,85 @@
+"""Who carries a product to its destination: the port every kind of mover implements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+
+from datahub.archive import Product
+from datahub.errors import PassingFault
+from datahub.files import Checksum
+
+__all__ = ["Checksum", "Delivery", "DeliveryLost", "Mover", "Order", "Progress"]
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What one attempt of a transfer is to do with a product.
+
+    ``attempt`` is unique among all attempts of all transfers, such as "17.2"; ``destination`` is the URL as
+    submitted: a folder in which the product is deposited under its own name.
+    """
+
+    transfer: str
+    attempt: str
+    destination: str
+    overwrite: bool
+    checksum: Checksum | None
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """What a copy has left at the destination: kept in the transfer's record before it gets its final name.
+
+    ``final`` is the URL at which it will be found, ``temporary`` its name until then; ``device`` and ``inode``
+    recognise it under either name; ``files`` and ``size`` (bytes) count what was copied; ``checksums`` are
+    hexadecimal digits by algorithm: "sha256" of a file, "manifest-sha256" of a folder.
+    """
+
+    final: str
+    temporary: str
+    device: int
+    inode: int
+    files: int
+    size: int
+    checksums: dict[str, str]
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether a whole folder is delivered."""
+        return "manifest-sha256" in self.checksums
+
+
+class DeliveryLost(PassingFault):
+    """What was copied has gone before it got its final name: it is to be copied again."""
+
+    code = "work.delivery_lost"
+
+
+class Mover(Protocol):
+    """Copies, then publishes; each may be called again after a crash at any point.
+
+    Raises `PassingFault` and `FinalFault` with texts for people, and `CancelledError` only when nothing of the
+    work goes on any more.
+    """
+
+    def check(self, destination: str) -> None:
+        """Raise `InvalidRequest` (field ``destination_path``) for a URL to which nothing can ever be moved."""
+
+    async def copy(self, order: Order, product: Product, progress: Progress) -> Delivery:
+        """Copy the product under a temporary name of the attempt: verified, and safe from a power cut.
+
+        ``progress`` is told the number of bytes of each step, from another thread. A failed or cancelled copy
+        leaves nothing behind.
+        """
+        ...
+
+    async def publish(self, order: Order, delivery: Delivery) -> None:
+        """Give what was copied its final name, or recognise that it has it; raises `DeliveryLost`."""
+
+    async def discard(self, order: Order) -> None:
+        """Remove whatever any attempt of this transfer has left under a temporary name at the destination."""

@@ -1,0 +1,270 @@
+"""The rows of transfers, and the only SQL about them; its statements are built once, see `datahub.work.ledger`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Any
+
+import msgspec
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ColumnElement,
+    Connection,
+    Index,
+    Integer,
+    String,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    or_,
+    select,
+    update,
+)
+
+from datahub.errors import Superseded
+from datahub.events import HUB, Actor, Happening
+from datahub.events.tables import append
+from datahub.store.dialect import insert_if_absent
+from datahub.store.schema import table
+from datahub.transfers.model import FINAL, Filter, Place, Status, Transfer
+from datahub.transfers.movers import Delivery
+from datahub.work.tables import work
+
+__all__ = [
+    "add",
+    "begin_moving",
+    "begin_staging",
+    "change",
+    "expired",
+    "find",
+    "find_many",
+    "find_place",
+    "find_places",
+    "oldest",
+    "overdue",
+    "remove",
+    "transfer",
+]
+
+KIND = "transfer"
+GONE = "DELETED"
+
+transfer = table(
+    "transfer",
+    Column("id", String(36), primary_key=True),
+    Column("product_id", Text, nullable=False),
+    Column("destination_path", Text, nullable=False),
+    Column("destination_key", String(32), nullable=False),
+    Column("submitter", String(190), nullable=False),
+    Column("overwrite", Boolean, nullable=False),
+    Column("checksum", String(80)),
+    Column("priority", Integer, nullable=False),
+    Column("deadline", BigInteger),
+    Column("status", String(16), nullable=False),
+    Column("detailed_status", Text),
+    Column("stager_path", Text),
+    Column("stager_hostname", Text),
+    Column("stager_status", Text),
+    Column("staging_attempt", String(40)),
+    Column("staging_report", String(64)),
+    Column("files", BigInteger),
+    Column("size", BigInteger),
+    Column("checksums", Text),
+    Column("delivery", Text),
+    Column("attempts", Integer, nullable=False),
+    Column("failing_since", BigInteger),
+    Column("time_submitted", BigInteger, nullable=False),
+    Column("time_staging", BigInteger),
+    Column("time_staging_finished", BigInteger),
+    Column("time_transferring", BigInteger),
+    Column("time_error", BigInteger),
+    Column("time_success", BigInteger),
+    Column("time_cancelled", BigInteger),
+)
+ORDER = (transfer.c.time_submitted, transfer.c.id)
+FILTERS = ("submitter", "status", "destination_key")
+Index("transfer_time", *ORDER)
+for _name in FILTERS:
+    Index(f"transfer_{_name}", transfer.c[_name], *ORDER)
+Index("transfer_submitter_status", transfer.c.submitter, transfer.c.status, *ORDER)
+due = transfer.c.deadline.isnot(None)
+Index("transfer_deadline", transfer.c.deadline, postgresql_where=due, sqlite_where=due)
+
+_one = select(transfer).where(transfer.c.id == bindparam("number"))
+_locked = _one.with_for_update()
+_places = select(work.c.subject, work.c.lane, work.c.state, work.c.due, work.c.attempt).where(
+    work.c.lane.in_(bindparam("lanes", expanding=True)), work.c.subject.in_(bindparam("numbers", expanding=True))
+)
+_among = transfer.c.id.in_(bindparam("numbers", expanding=True))
+_all = select(transfer).where(_among).with_for_update()
+_move_on = update(transfer).where(_among)
+_change = update(transfer).where(transfer.c.id == bindparam("number"), transfer.c.status == bindparam("old"))
+
+
+def key_of(destination: str) -> str:
+    """What stands for a destination in an index: PostgreSQL's and MariaDB's take no long texts."""
+    return sha256(destination.rstrip("/").encode()).hexdigest()[:32]
+
+
+def add(connection: Connection, new: Transfer, actor: Actor) -> bool:
+    """Insert a transfer that was just submitted; False when it is there, from a commit whose answer was lost."""
+    row = {**_as_row(new), "destination_key": key_of(new.destination_path)}
+    if not insert_if_absent(connection, transfer, row):
+        return False
+    append(connection, [_happening(new, new.status)], actor, new.time_submitted)
+    return True
+
+
+def find(connection: Connection, number: str, *, lock: bool = False) -> Transfer | None:
+    """The transfer with id ``number``."""
+    row = connection.execute(_locked if lock else _one, {"number": number}).first()
+    return _from_row(row) if row else None
+
+
+def find_many(connection: Connection, wanted: Filter) -> list[Transfer]:
+    """The transfers that ``wanted`` asks for, in its order."""
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.submitter is not None:
+        conditions.append(transfer.c.submitter == wanted.submitter)
+    if wanted.destination is not None:
+        conditions.append(transfer.c.destination_key == key_of(wanted.destination))
+    if wanted.since is not None:
+        conditions.append(transfer.c.time_submitted >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(transfer.c.time_submitted < wanted.until)
+    if wanted.behind is not None:
+        conditions.append(_behind(wanted.behind, wanted.newest_first))
+    if not wanted.statuses:
+        return _page(connection, wanted, conditions)
+    # One query a status: an index gives each in order, which it can't for several at once.
+    pages = [_page(connection, wanted, [*conditions, transfer.c.status == each]) for each in wanted.statuses]
+    found = sorted((each for page in pages for each in page), key=lambda each: (each.time_submitted, each.id))
+    return (found[::-1] if wanted.newest_first else found)[: wanted.limit]
+
+
+def _page(connection: Connection, wanted: Filter, conditions: list[ColumnElement[bool]]) -> list[Transfer]:
+    order = [column.desc() for column in ORDER] if wanted.newest_first else list(ORDER)
+    rows = connection.execute(select(transfer).where(*conditions).order_by(*order).limit(wanted.limit))
+    return [_from_row(row) for row in rows]
+
+
+def _behind(last: tuple[int, str], newest_first: bool) -> ColumnElement[bool]:
+    time, number = last
+    if newest_first:
+        return or_(ORDER[0] < time, and_(ORDER[0] == time, ORDER[1] < number))
+    return or_(ORDER[0] > time, and_(ORDER[0] == time, ORDER[1] > number))
+
+
+def find_place(connection: Connection, lanes: Sequence[str], number: str) -> Place | None:
+    """Where the transfer waits or runs, None when nothing is to be done for it."""
+    return find_places(connection, lanes, [number]).get(number)
+
+
+def find_places(connection: Connection, lanes: Sequence[str], numbers: Sequence[str]) -> dict[str, Place]:
+    """Where transfers wait or run, by id."""
+    rows = connection.execute(_places, {"lanes": lanes, "numbers": numbers})
+    return {row.subject: Place(row.lane, row.state, row.due, row.attempt) for row in rows}
+
+
+def overdue(connection: Connection, now: int, limit: int) -> list[str]:
+    """Transfers whose deadline has passed before they were final."""
+    late = (transfer.c.deadline <= now, transfer.c.status.not_in([*FINAL, Status.CANCELLING]))
+    return list(connection.execute(select(transfer.c.id).where(*late).limit(limit)).scalars())
+
+
+def oldest(connection: Connection) -> dict[str, int]:
+    """When the oldest transfer of each status that is not final was submitted."""
+    found = {}
+    for status in Status:
+        if not status.final:
+            first = select(transfer.c.time_submitted).where(transfer.c.status == status).order_by(*ORDER).limit(1)
+            time = connection.execute(first).scalar()
+            if time is not None:
+                found[str(status)] = time
+    return found
+
+
+def expired(connection: Connection, before: int, limit: int) -> list[str]:
+    """Final transfers that were submitted before ``before``, the oldest first."""
+    old = (transfer.c.time_submitted < before, transfer.c.status.in_(FINAL))
+    return list(connection.execute(select(transfer.c.id).where(*old).order_by(*ORDER).limit(limit)).scalars())
+
+
+def remove(connection: Connection, numbers: Sequence[str], now: int) -> None:
+    """Remove records; that they went is an event, too."""
+    rows = [_from_row(row) for row in connection.execute(_all, {"numbers": numbers})]
+    connection.execute(delete(transfer).where(transfer.c.id.in_(numbers)))
+    gone = [Happening(KIND, each.id, each.submitter, GONE, each.status, before=each.size or 0) for each in rows]
+    append(connection, gone, HUB, now)
+
+
+def begin_staging(connection: Connection, numbers: Sequence[str], now: int) -> dict[str, Transfer]:
+    """Move submitted transfers on to STAGING; all of ``numbers`` as they are now."""
+    return _begin(connection, numbers, now, Status.SUBMITTED, status=Status.STAGING, time_staging=now)
+
+
+def begin_moving(connection: Connection, numbers: Sequence[str], now: int) -> dict[str, Transfer]:
+    """Move staged transfers on to TRANSFERRING; all of ``numbers`` as they are now."""
+    return _begin(connection, numbers, now, Status.STAGING, status=Status.TRANSFERRING, time_transferring=now)
+
+
+def _begin(
+    connection: Connection, numbers: Sequence[str], now: int, old: Status, **changes: Any
+) -> dict[str, Transfer]:
+    rows = connection.execute(_all, {"numbers": numbers})
+    found = {row.id: _from_row(row) for row in rows}
+    moving = [each for each in found.values() if each.status is old]
+    if moving:
+        connection.execute(_move_on, {"numbers": [each.id for each in moving], **changes})
+        moved = [replace(each, **changes) for each in moving]
+        append(connection, [_happening(each, old) for each in moved], HUB, now)
+        found |= {each.id: each for each in moved}
+    return found
+
+
+def change(
+    connection: Connection, transfer_: Transfer, now: int, *, actor: Actor = HUB, what: str = "", **changes: Any
+) -> None:
+    """Change a transfer that is still in the state it was read in; raises `Superseded` when it is not any more.
+
+    A change of the state, or one that has a name of its own (``what``), is an event.
+    """
+    mine = {"number": transfer_.id, "old": transfer_.status}
+    if connection.execute(_change, {**mine, **_encoded(changes)}).rowcount != 1:
+        raise Superseded(f"transfer {transfer_.id} is not {transfer_.status} any more")
+    if what or "status" in changes:
+        after = replace(transfer_, **changes)
+        told = replace(_happening(after, transfer_.status), before=transfer_.size or 0, what=what)
+        append(connection, [told], actor, now)
+
+
+def _happening(now: Transfer, origin: Status) -> Happening:
+    size = now.size or 0
+    came_from = None if now.status is origin and now.status is Status.SUBMITTED else origin
+    return Happening(KIND, now.id, now.submitter, now.status, came_from, now.detailed_status, size=size, before=size)
+
+
+def _encoded(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: _json(value) if name in ("checksums", "delivery") else value for name, value in values.items()}
+
+
+def _json(value: object) -> str | None:
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+def _as_row(value: Transfer) -> dict[str, Any]:
+    return _encoded({name: getattr(value, name) for name in Transfer.__slots__})
+
+
+def _from_row(row: Any) -> Transfer:
+    values = dict(zip(row._fields, row, strict=True))
+    del values["destination_key"]
+    values["status"] = Status(row.status)
+    values["checksums"] = msgspec.json.decode(row.checksums, type=dict[str, str]) if row.checksums else None
+    values["delivery"] = msgspec.json.decode(row.delivery, type=Delivery) if row.delivery else None
+    return Transfer(**values)

@@ -1,0 +1,98 @@
+"""Lists: one page at a time, in an order that stays while rows come and go."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl, urlencode
+
+import msgspec
+
+from datahub.errors import InvalidRequest
+from datahub.kit.sizes import parse_duration
+from datahub.web.answer import Answer
+from datahub.web.app import Call
+
+__all__ = ["LONGEST_WAIT", "Cursor", "ListQuery", "Look", "Page", "page_of", "parse_wait"]
+
+LARGEST_PAGE = 1000
+LONGEST_WAIT = 300.0
+
+
+class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The parameters that every list has; ``submitter`` is me, a name, or * for all."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_PAGE)] = 100
+    after: str = ""
+    status: str = ""
+    submitter: str = "me"
+    since: str = ""
+    until: str = ""
+    order: Literal["new", "old"] = "new"
+
+
+class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """How one record is asked for: at once, ``wait`` until it is final (or so long), ``watch`` each change."""
+
+    wait: str = ""
+    watch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """The last row that was seen: the next page begins behind it."""
+
+    time: int
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a service is asked for: at most ``limit`` rows behind ``cursor``, the newest first or the oldest."""
+
+    limit: int
+    cursor: Cursor | None
+    newest_first: bool
+
+    @classmethod
+    def of(cls, query: ListQuery) -> Page:
+        """Read the parameters; raises `InvalidRequest`."""
+        return cls(query.limit, _read_cursor(query.after), query.order == "new")
+
+
+def page_of(call: Call, items: Sequence[Any], last: Cursor | None) -> Answer:
+    """The answer: items, and the cursor of the next page, None when there is none (RFC 8288 for the link)."""
+    cursor = last and _write_cursor(last)
+    headers = {}
+    if cursor:
+        query = [(name, value) for name, value in parse_qsl(call.query, keep_blank_values=True) if name != "after"]
+        headers["Link"] = f'<{call.path}?{urlencode([*query, ("after", cursor)])}>; rel="next"'
+    return Answer(200, {"items": items, "next": cursor}, headers)
+
+
+def _write_cursor(cursor: Cursor) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode((cursor.time, cursor.id))).decode().rstrip("=")
+
+
+def _read_cursor(text: str) -> Cursor | None:
+    if not text:
+        return None
+    try:
+        decoded = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        return Cursor(*msgspec.json.decode(decoded, type=tuple[int, str]))
+    except (ValueError, binascii.Error, msgspec.MsgspecError):
+        message = f"after {text[:100]!r} is no cursor: take it from 'next' of the page before"
+        raise InvalidRequest(message, field="after") from None
+
+
+def parse_wait(text: str) -> float:
+    """Seconds of ``wait``, such as ``60s``; at most `LONGEST_WAIT`."""
+    if not text:
+        return 0.0
+    try:
+        return min(parse_duration(text if not text.isdecimal() else f"{text} s"), LONGEST_WAIT)
+    except ValueError:
+        raise InvalidRequest(f"wait {text[:100]!r} is no time such as 60s", field="wait") from None

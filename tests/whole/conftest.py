@@ -1,0 +1,45 @@
+"""What the tests of the whole daemon share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.whole.site import Site, opened
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark all tests here, so that none is forgotten."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.whole)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """Give a site on SQLite, and end its daemons."""
+    with opened("sqlite", tmp_path) as site:
+        yield site
+
+
+@pytest.fixture
+def postgresql_site(tmp_path: Path) -> Iterator[Site]:
+    """Give a site on PostgreSQL."""
+    with opened("postgresql", tmp_path) as site:
+        yield site
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("postgresql", marks=pytest.mark.engine),
+        pytest.param("mariadb", marks=[pytest.mark.engine, pytest.mark.slow]),
+    ]
+)
+def server_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """Give a site on each database server."""
+    with opened(request.param, tmp_path) as site:
+        yield site
