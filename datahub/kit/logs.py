@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import IO, Any, Final, Protocol
 from urllib.parse import quote
 
@@ -92,7 +92,8 @@ class LogObserver:
         self._level = LogLevel.levelWithName(level)
         self._levels = {namespace: LogLevel.levelWithName(name) for namespace, name in levels.items()}
         self._known: dict[str, Any] = {}
-        self._lock = Lock()
+        # Reentrant: a signal may come while its own thread writes a line, and its handler logs, too.
+        self._lock = RLock()
 
     def __call__(self, event: LogEvent) -> None:
         """Write ``event``; called in whatever thread it happened."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,25 @@ def test_longest_prefix_decides_the_level() -> None:
         ("error", "datahub.web.app"),
         *((level, "twisted.web") for level in ("warn", "error")),
     ]
+
+
+def test_signal_handler_may_log_while_a_line_is_written() -> None:
+    """Its line is written too: the thread that it interrupted must not wait for itself, or nothing would stop."""
+
+    class Interrupted(Lines):
+        def write(self, lines: str) -> None:
+            super().write(lines)
+            if self.writes == 1:
+                signal.raise_signal(signal.SIGUSR1)
+
+    sink = Interrupted()
+    logger = Logger("datahub", observer=LogObserver(sink))
+    before = signal.signal(signal.SIGUSR1, lambda *_: logger.info("in the handler"))
+    try:
+        logger.info("in the middle")
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert [line.partition("datahub ")[2] for line in sink.text.splitlines()] == ["in the middle", "in the handler"]
 
 
 @pytest.fixture

@@ -18,12 +18,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-__all__ = ["FINAL", "ROOT", "Answer", "Daemon", "Lost", "crashing", "free_port", "until", "write_toml"]
+__all__ = ["FINAL", "ROOT", "SOON", "Answer", "Daemon", "Lost", "crashing", "free_port", "until", "write_toml"]
 
 ROOT = Path(__file__).parents[2]
 FINAL = ("SUCCESS", "ERROR", "CANCELLED")
-START = 30.0
-STOP = 20.0
+# What a machine may take that is busy with other things; nothing here waits longer than it must.
+SOON = 60.0
+START = 60.0
+STOP = 60.0
 STEP = 0.04
 TWISTD = (str(Path(sys.executable).with_name("twistd")),)
 FOREGROUND = ("--nodaemon", "--pidfile=")
@@ -50,7 +52,7 @@ class Answer:
         return json.loads(self.text)
 
 
-def until(condition: Callable[[], Any], what: str, seconds: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], what: str, seconds: float = SOON) -> Any:
     """Give what ``condition`` gives as soon as that is true; fail, naming ``what``, after ``seconds``."""
     end = time.monotonic() + seconds
     while True:
@@ -94,7 +96,7 @@ class Daemon:
 
     def spawn(self, command: Sequence[str] = TWISTD, options: Sequence[str] = FOREGROUND) -> None:
         """Start the process without waiting for anything; ``command`` stands in place of twistd."""
-        environ = {**os.environ, "PYTHONPATH": str(ROOT), **self.environ}
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONFAULTHANDLER": "1", **self.environ}
         with self.out.open("ab") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
                 [*command, *options, "datahub", "--config", str(self.config)],
@@ -158,9 +160,14 @@ class Daemon:
         assert "datahub has stopped" in self.log[-1000:]
 
     def ended(self, seconds: float = START) -> int:
-        """Wait for the end of the process, and give its exit code."""
+        """Wait for the end of the process, and give its exit code; one that hangs tells where before it is killed."""
         assert self.process
-        return self.process.wait(seconds)
+        try:
+            return self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # faulthandler prints the stack of every thread
+            self.process.wait(STOP)
+            raise
 
     def close(self) -> None:
         """Leave no process, and show what it said: pytest prints that for a test that failed."""
@@ -174,7 +181,7 @@ class Daemon:
         path: str,
         body: bytes | str | None = None,
         headers: Mapping[str, str] | None = None,
-        seconds: float = 20.0,
+        seconds: float = SOON,
     ) -> Answer:
         """Send one request; raises `Lost` when no answer comes."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=seconds)
@@ -211,7 +218,7 @@ class Daemon:
         found: dict[str, Any] = answer.json
         return found
 
-    def await_status(self, job: str, *wanted: str, seconds: float = 20.0) -> dict[str, Any]:
+    def await_status(self, job: str, *wanted: str, seconds: float = SOON) -> dict[str, Any]:
         """Wait until the transfer has one of the ``wanted`` states."""
         seen: dict[str, Any] = {}
 
@@ -225,12 +232,12 @@ class Daemon:
             raise AssertionError(f"{error}; it is {seen}") from None
         return self.status(job)
 
-    def await_final(self, jobs: Iterable[str], seconds: float = 60.0) -> list[dict[str, Any]]:
+    def await_final(self, jobs: Iterable[str], seconds: float = SOON) -> list[dict[str, Any]]:
         """Wait until all transfers have ended, and give what is told of each."""
         end = time.monotonic() + seconds
         return [self.await_status(job, *FINAL, seconds=max(1.0, end - time.monotonic())) for job in jobs]
 
-    def await_retry(self, job: str, seconds: float = 20.0) -> dict[str, Any]:
+    def await_retry(self, job: str, seconds: float = SOON) -> dict[str, Any]:
         """Wait until the transfer waits to be tried again, and give what is told of it."""
         waiting: dict[str, Any] = until(
             lambda: (seen := self.status(job)).get("waiting_on", {}).get("what") == "retry" and seen,
