@@ -18,8 +18,8 @@ BUDGET_slow = 7m
 OUTSIDE = tests/whole tests/test_packaging.py tests/test_cleanliness.py
 
 ARGS_unit = tests $(OUTSIDE:%=--ignore=%) --ignore=tests/contracts --ignore=tests/engines -m "not slow" -n 2
-ARGS_contracts = tests/contracts -m "not slow"
-ARGS_engines = tests/engines -m "not slow"
+ARGS_contracts = tests/contracts -m "not slow" -n 2 --dist loadfile
+ARGS_engines = tests/engines -m "not slow" -n 2 --dist loadfile
 ARGS_whole = $(OUTSIDE) -m "not slow" -n 2 --dist loadfile
 ARGS_slow = tests -m slow
 
