@@ -11,14 +11,14 @@ import pika
 import pytest
 
 from tests.servers import amqp_url
-from tests.whole.daemon import Daemon, crashing, until
+from tests.whole.daemon import SOON, Daemon, crashing, until
 from tests.whole.site import BIG, FILE, SLOTS, TREE, Site, overlap
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
 LANES = ("transfers.stage", "transfers.move")
 SLOW_COPY = "datahub.transfers.pipeline:Pipeline._count:pause:{}"
-TAKEN_OVER = 45.0
+TAKEN_OVER = 40.0
 
 
 @dataclass
@@ -111,9 +111,7 @@ def test_survivor_takes_over(cluster: Cluster) -> None:
     until(site.leftovers, "copies under way at a")
     b.start()
     a.kill()
-    begun = time.monotonic()
-    site.check_success(b.await_final(jobs, TAKEN_OVER))
-    assert time.monotonic() - begun < TAKEN_OVER
+    site.check_success(b.await_final(jobs, TAKEN_OVER + SOON))
     assert "is gone; its work goes on here" in b.log
     site.check_slots(b)
     site.check_settled()
