@@ -7,12 +7,11 @@ import gc
 import getpass
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
 from sqlalchemy import Engine, text
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
@@ -20,16 +19,16 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from datahub import __version__
-from datahub.archive.local import LocalArchive
+from datahub.assembly import Capability, Chore, House, messages, milliseconds, sandboxes, transfers
 from datahub.auth.gate import Gate
 from datahub.auth.tokens import Tokens
-from datahub.config import Config, ListenSection, LogSection, TransfersSection
+from datahub.config import Config, ListenSection, LogSection
 from datahub.errors import StartError, Unavailable
 from datahub.events.feed import Feed
 from datahub.events.tables import forget as forget_events
 from datahub.files.reserve import Reserve
 from datahub.health.events import EventRoutes
-from datahub.health.routes import Check, Health
+from datahub.health.routes import Health
 from datahub.kit.aio import start
 from datahub.kit.clock import HubClock, make_steady
 from datahub.kit.locks import FileLock
@@ -37,42 +36,17 @@ from datahub.kit.logs import AccessLog, open_sink
 from datahub.kit.services import Repeating, Sequence
 from datahub.kit.systemd import Notifier
 from datahub.kit.threads import ReactorPool
-from datahub.kit.tls import ClientPolicy
-from datahub.messages.memory import Memory
-from datahub.messages.routes import MessageRoutes
-from datahub.messages.service import Messages
-from datahub.messages.stores import MessageStore
-from datahub.messages.stores.database import DatabaseMessages, check_packets
 from datahub.queues import Queue
 from datahub.queues.amqp import AmqpQueue
 from datahub.queues.embedded import EmbeddedQueue
-from datahub.sandboxes.decoding import Decoder
-from datahub.sandboxes.following import Pace, Watches
-from datahub.sandboxes.masters import Masters
-from datahub.sandboxes.mesos import Mesos
-from datahub.sandboxes.routes import SandboxRoutes
-from datahub.sandboxes.service import Sandboxes
-from datahub.sandboxes.wire import TimeLimits, Wire, basic, trust
 from datahub.store import Store
 from datahub.store.engine import is_sqlite
 from datahub.store.opening import open_database
 from datahub.store.requests import forget as forget_keys
 from datahub.store.server import ServerStore
 from datahub.store.sqlite import SqliteStore
-from datahub.transfers.housekeeping import Housekeeping
-from datahub.transfers.movers import Mover
-from datahub.transfers.movers.local import LocalMover
-from datahub.transfers.pipeline import MOVE, STAGE, Limits, Pipeline
-from datahub.transfers.reports import Reports
-from datahub.transfers.routes import TransferRoutes
-from datahub.transfers.service import Rules, Transfers
-from datahub.transfers.stagers import Stager
-from datahub.transfers.stagers.archive import ArchiveStager
-from datahub.transfers.stagers.callback import Address, CallbackStager, Shelf, make_client
-from datahub.transfers.stagers.callback import Patience as StagerPatience
 from datahub.web.app import App
 from datahub.web.site import Listeners, Root
-from datahub.work import ledger
 from datahub.work.entering import hold_name, take_name
 from datahub.work.lane import Floor, Lane
 from datahub.work.presence import Hub as Member
@@ -85,9 +59,11 @@ log = Logger()
 DISK_THREADS = 16
 STOP_PATIENCE = 30.0
 FORGET_EVERY = 3600.0
-DEADLINES_EVERY = 2.0
-DATABASE = "database:"
-MESOS_LIMITS = TimeLimits()
+CAPABILITIES: Mapping[str, Callable[[House], Capability]] = {
+    "transfers": transfers.build,
+    "messages": messages.build,
+    "sandbox": sandboxes.build,
+}
 
 
 def make_hub(config: Config, reactor: Any) -> IService:
@@ -163,10 +139,8 @@ class Hub(Service):
 
     def _declare(self, engine: Engine) -> None:
         with engine.begin() as connection:
-            ledger.declare(connection, STAGE, self._config.transfers.staging_concurrent)
-            ledger.declare(connection, MOVE, self._config.transfers.moving_concurrent)
-            if self._config.serves("messages") and self._config.messages.url == DATABASE:
-                check_packets(connection, self._config.messages.limit)
+            for each in (transfers, messages):
+                each.declare(connection, self._config)
 
     def _build(self, member: Member, clock: HubClock) -> None:
         """Build the parts and start them, each standing on those before it."""
@@ -178,30 +152,23 @@ class Hub(Service):
         access_log = _make_access_log(config.log, clock)
         feed = Feed(store, reactor)
         floor = Floor(store, queue, clock, reactor, member.owner, feed.wake)
+        house = House(config, reactor, clock, store, disk, reserve, feed, floor)
+        built = {name: build(house) for name, build in CAPABILITIES.items()}
 
-        pipeline, transfers = self._build_transfers(floor, feed, disk, reserve)
-        lanes = [Lane(step, floor) for step in pipeline.steps()] if "transfers" in config.hub.workers else []
+        lanes = [Lane(step, floor) for name in config.hub.workers for step in built[name].steps]
         for lane in lanes:
             queue.listen(lane.name, lane)
         sweeper = Sweeper(floor, member, lanes, alone=is_sqlite(config.database.url))
 
-        kept = _make_message_store(config.messages.url, store, reactor)
-        messages = self._build_messages(kept, disk, reserve)
-        wire, mesos = self._build_mesos()
-        sandboxes = Sandboxes(mesos, Watches(Pace(), reactor), config.sandbox.limit)
-
         vital = {"database": partial(_check_store, store), "disk": partial(_check_reserve, reserve)}
-        others: dict[str, Check] = {"queue": queue.check, "messages": messages.check}
-        if config.sandbox.masters:
-            others["mesos"] = mesos.check
-        health = Health(config.hub.node, reactor.seconds(), vital, others, self._draining, reactor)
-        reports = Reports(floor, pipeline.cost)
-        apps = {
-            "transfers": TransferRoutes(transfers, reports).app,
-            "sandbox": SandboxRoutes(sandboxes, MESOS_LIMITS.stall).app,
-            "messages": MessageRoutes(messages).app,
+        others = {
+            "queue": queue.check,
+            **{name: check for each in built.values() for name, check in each.checks.items()},
         }
-        events = EventRoutes(store, feed, {"transfers": transfers.summary}, reactor)
+        health = Health(config.hub.node, reactor.seconds(), vital, others, self._draining, reactor)
+        summaries = {name: each.summarise for name, each in built.items() if each.summarise is not None}
+        events = EventRoutes(store, feed, summaries, reactor)
+        apps = {name: each.app for name, each in built.items()}
         self.listeners = self._build_listeners([health.app, events.app], apps, access_log)
 
         # Bound before anything runs: a busy port is to end the daemon, not to interrupt it.
@@ -210,57 +177,23 @@ class Hub(Service):
         begin("disk threads", disk)
         begin("access log", _Opened(access_log, reactor))
         begin("free space", reserve)
-        begin("message store", kept)
         begin("queue", queue)
         begin("events", feed)
-        self._parts.add("Mesos", wire)
+        for capability in built.values():
+            for name, part in capability.parts.items():
+                begin(name, part)
         begin("work", sweeper)
-        for name, every, chore in self._chores(store, clock):
-            begin(name, Repeating(name, every, chore, reactor))
+        for chore in (*self._chores(store, clock), *(each for one in built.values() for each in one.chores)):
+            begin(chore.name, Repeating(chore.name, chore.every, chore.work, reactor))
         self._parts.add("listeners", _Drained(self.listeners, config.hub.drain))
 
-    def _chores(self, store: Store, clock: HubClock) -> list[tuple[str, float, Callable[[], Awaitable[object]]]]:
-        """What is to be done again and again: its name, how often in seconds, and how."""
-        config = self._config
-        house = Housekeeping(store, clock, milliseconds(config.transfers.keep))
+    def _chores(self, store: Store, clock: HubClock) -> list[Chore]:
+        """What is to be done again and again for all capabilities."""
+        hub = self._config.hub
         return [
-            ("deadlines", DEADLINES_EVERY, house.end_overdue),
-            ("old transfers", FORGET_EVERY, house.forget_old),
-            ("old events", FORGET_EVERY, partial(_forget_events, store, clock, milliseconds(config.hub.keep_events))),
-            ("old keys", FORGET_EVERY, partial(_forget_keys, store, clock, milliseconds(config.hub.idempotency))),
+            Chore("old events", FORGET_EVERY, partial(_forget_events, store, clock, milliseconds(hub.keep_events))),
+            Chore("old keys", FORGET_EVERY, partial(_forget_keys, store, clock, milliseconds(hub.idempotency))),
         ]
-
-    def _build_transfers(
-        self, floor: Floor, feed: Feed, disk: ReactorPool, reserve: Reserve
-    ) -> tuple[Pipeline, Transfers]:
-        config, section = self._config, self._config.transfers
-        source = _make_source(config, disk)
-        stager = _make_stager(section, source, floor.reactor)
-        movers = {scheme: _make_mover(url, disk, source) for scheme, url in section.movers.items()}
-        limits = Limits(
-            section.staging_concurrent,
-            section.moving_concurrent,
-            section.staging_timeout,
-            section.retry_for,
-            section.weights,
-        )
-        pipeline = Pipeline(floor.store, stager, movers, limits, floor.clock, floor.reactor, floor.owner)
-        rules = Rules("transfers" in config.auth.shared, limits.cost, milliseconds(section.keep))
-        verbs = Transfers(floor, feed, movers, reserve.admit, pipeline.moved, rules)
-        return pipeline, verbs
-
-    def _build_messages(self, kept: MessageStore, disk: ReactorPool, reserve: Reserve) -> Messages:
-        section = self._config.messages
-        # What another server keeps takes no room here.
-        admit = reserve.admit if section.url == DATABASE else _admit_all
-        return Messages(kept, Memory(section.cache), disk, admit, section.limit)
-
-    def _build_mesos(self) -> tuple[Wire, Mesos]:
-        section = self._config.sandbox
-        policy = trust(verify=section.verify, ca=_read_ca(section.ca))
-        wire = Wire(self._reactor, basic(section.username, section.password), policy, MESOS_LIMITS)
-        masters = Masters(wire, section.masters)
-        return wire, Mesos(wire, masters, Decoder(self._reactor), section.state_ttl, section.agents)
 
     def _build_listeners(self, own: Iterable[App], apps: Mapping[str, App], access_log: AccessLog) -> Listeners:
         config = self._config
@@ -322,61 +255,12 @@ def _prepare_state(state: Path) -> Path:
     return state
 
 
-def _read_ca(path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        found = path.read_bytes()
-        x509.load_pem_x509_certificates(found)
-    except (OSError, ValueError) as error:
-        raise StartError(f"[sandbox] ca: {path} must hold certificates in PEM form: {error}") from error
-    return found
-
-
 def _make_store(url: str, reactor: Any) -> Store:
     return SqliteStore(url, reactor) if is_sqlite(url) else ServerStore(url, reactor)
 
 
 def _make_queue(url: str, reactor: Any) -> Queue:
     return EmbeddedQueue(reactor) if url == "embedded:" else AmqpQueue(url, reactor)
-
-
-def _make_source(config: Config, disk: ReactorPool) -> LocalArchive:
-    """Where what is staged is read: the archive, or the folder of a stager that calls back."""
-    staged = config.transfers.staged
-    if config.transfers.calls_back and staged is not None:
-        return LocalArchive(staged, disk, "the folder of [transfers] staged")
-    return LocalArchive(config.archive.url, disk)
-
-
-def _make_stager(section: TransfersSection, source: LocalArchive, reactor: Any) -> Stager:
-    if not section.calls_back:
-        return ArchiveStager(source)
-    options, patience = section.stager_options, StagerPatience()
-    try:
-        policy: Any = ClientPolicy(options.certificate, options.key, options.ca)
-    except ValueError as error:
-        raise StartError(f"transfers.stager_options: {error}") from error
-    address = Address(section.stager, section.stager_method, section.callback or "", options.token)
-    shelf = None if section.staged is None else Shelf(section.staged, source)
-    return CallbackStager(address, make_client(reactor, policy, patience), shelf, reactor, patience)
-
-
-def _make_mover(url: str, disk: ReactorPool, archive: LocalArchive) -> Mover:
-    folder, _, mode = url.removeprefix("local:").partition("?mode=")
-    return LocalMover(Path(folder), disk, archive, int(mode or "644", 8))
-
-
-def _make_message_store(url: str, store: Store, reactor: Any) -> MessageStore:
-    if url == DATABASE:
-        return DatabaseMessages(store)
-    # Imported only where it is used, as the hub does without it.
-    from datahub.messages.stores.redis import RedisMessages
-
-    return RedisMessages(url, reactor)
-
-
-def _admit_all() -> None: ...
 
 
 def _make_access_log(section: LogSection, clock: HubClock) -> AccessLog:
@@ -404,8 +288,3 @@ async def _forget_events(store: Store, clock: HubClock, keep: int) -> None:
     now = clock.wall()
     while await store.run("forget old events", partial(forget_events, before=now - keep, now=now)):
         pass
-
-
-def milliseconds(seconds: float) -> int:
-    """What the ledger and the records count in."""
-    return int(seconds * 1000)

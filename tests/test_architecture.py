@@ -16,15 +16,14 @@ MAX_FUNCTION = 60
 
 # Who may import whom. A capability is a folder of its own kind; none imports another.
 CAPABILITIES = {"transfers", "carts", "jobs", "sandboxes", "messages", "health", "dashboard"}
+BELOW_CAPABILITIES = {"web", "auth", "archive", "work", "events", "store", "queues", "files", "processes"}
 EVERYWHERE = {"kit", "errors", "config", "values"}
 BELOW = {
     "tap": {"hub"},
     "command": {"tap", "auth"},
-    "hub": {*CAPABILITIES, "web", "auth", "archive", "work", "events", "store", "queues", "files", "processes"},
-    **{
-        each: {"web", "auth", "archive", "work", "events", "store", "queues", "files", "processes"}
-        for each in CAPABILITIES
-    },
+    "hub": {"assembly", *CAPABILITIES, *BELOW_CAPABILITIES},
+    "assembly": {*CAPABILITIES, *BELOW_CAPABILITIES},
+    **dict.fromkeys(CAPABILITIES, BELOW_CAPABILITIES),
     "web": {"auth", "files"},
     "auth": set(),
     "archive": {"store", "processes", "files"},
@@ -35,7 +34,7 @@ BELOW = {
     "files": set(),
     "processes": set(),
 }
-# Behind each port the modules that implement it; only hub.py, and the package itself, may name them.
+# Behind each port the modules that implement it; only hub.py and assembly/, and the package itself, may name them.
 IMPLEMENTATIONS = {
     "datahub.queues.embedded",
     "datahub.queues.amqp",
@@ -47,6 +46,7 @@ IMPLEMENTATIONS = {
     "datahub.transfers.stagers.archive",
     "datahub.transfers.stagers.callback",
 }
+ROOTS = {"hub", "assembly"}
 # The reactor is taken where a process begins, and handed on from there.
 MAY_TAKE_THE_REACTOR = {"datahub/tap.py", "datahub/hub.py", "datahub/command.py"}
 
@@ -112,8 +112,8 @@ def names_implementations(source: Source) -> Iterator[str]:
     for line, name in imported(source.tree):
         for implementation in IMPLEMENTATIONS:
             own = source.module == implementation
-            if (name + ".").startswith(implementation + ".") and source.part != "hub" and not own:
-                yield f"{line}: {name} is named by hub.py alone"
+            if (name + ".").startswith(implementation + ".") and source.part not in ROOTS and not own:
+                yield f"{line}: {name} is named by hub.py and assembly/ alone"
 
 
 def long_files(source: Source) -> Iterator[str]:
@@ -265,6 +265,11 @@ def test_a_rule_finds_what_breaks_it(rule, path, text):
         ),
         (imports_to_the_right, "datahub/work/lane.py", "from datahub.queues import Queue"),
         (names_implementations, "datahub/hub.py", "from datahub.queues.amqp import AmqpQueue"),
+        (
+            names_implementations,
+            "datahub/assembly/messages.py",
+            "from datahub.messages.stores.redis import RedisMessages",
+        ),
         (global_reactor, "datahub/tap.py", "from twisted.internet import reactor"),
         (swallowed_cancellation, "datahub/a.py", SWALLOW.format(caught="Exception", then="raise")),
         (swallowed_cancellation, "datahub/a.py", SWALLOW.format(caught="KeyError", then="pass")),

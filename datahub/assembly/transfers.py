@@ -1,0 +1,92 @@
+"""Deliveries: where products come from, who stages them, who moves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from datahub.archive.local import LocalArchive
+from datahub.assembly import Capability, Chore, House, milliseconds
+from datahub.config import Config, TransfersSection
+from datahub.errors import StartError
+from datahub.kit.threads import ReactorPool
+from datahub.kit.tls import ClientPolicy
+from datahub.transfers.housekeeping import Housekeeping
+from datahub.transfers.movers import Mover
+from datahub.transfers.movers.local import LocalMover
+from datahub.transfers.pipeline import MOVE, STAGE, Limits, Pipeline
+from datahub.transfers.reports import Reports
+from datahub.transfers.routes import TransferRoutes
+from datahub.transfers.service import Rules, Transfers
+from datahub.transfers.stagers import Stager
+from datahub.transfers.stagers.archive import ArchiveStager
+from datahub.transfers.stagers.callback import Address, CallbackStager, Patience, Shelf, make_client
+from datahub.work import ledger
+
+__all__ = ["build", "declare"]
+
+DEADLINES_EVERY = 2.0
+FORGET_EVERY = 3600.0
+
+
+def declare(connection: Connection, config: Config) -> None:
+    """Write down how much may go on at once in the whole cluster."""
+    ledger.declare(connection, STAGE, config.transfers.staging_concurrent)
+    ledger.declare(connection, MOVE, config.transfers.moving_concurrent)
+
+
+def build(house: House) -> Capability:
+    """Transfers as the configuration wants them; raises `StartError`."""
+    config, section, floor = house.config, house.config.transfers, house.floor
+    source = _make_source(config, house.disk)
+    stager = _make_stager(section, source, house.reactor)
+    movers = {scheme: _make_mover(url, house.disk, source) for scheme, url in section.movers.items()}
+    limits = Limits(
+        section.staging_concurrent,
+        section.moving_concurrent,
+        section.staging_timeout,
+        section.retry_for,
+        section.weights,
+    )
+    pipeline = Pipeline(house.store, stager, movers, limits, house.clock, house.reactor, floor.owner)
+    keep = milliseconds(section.keep)
+    rules = Rules("transfers" in config.auth.shared, limits.cost, keep)
+    verbs = Transfers(floor, house.feed, movers, house.reserve.admit, pipeline.moved, rules)
+    tidy = Housekeeping(house.store, house.clock, keep)
+    return Capability(
+        app=TransferRoutes(verbs, Reports(floor, pipeline.cost)).app,
+        steps=pipeline.steps(),
+        chores=[
+            Chore("deadlines", DEADLINES_EVERY, tidy.end_overdue),
+            Chore("old transfers", FORGET_EVERY, tidy.forget_old),
+        ],
+        summarise=verbs.summary,
+    )
+
+
+def _make_source(config: Config, disk: ReactorPool) -> LocalArchive:
+    """Where what is staged is read: the archive, or the folder of a stager that calls back."""
+    staged = config.transfers.staged
+    if config.transfers.calls_back and staged is not None:
+        return LocalArchive(staged, disk, "the folder of [transfers] staged")
+    return LocalArchive(config.archive.url, disk)
+
+
+def _make_stager(section: TransfersSection, source: LocalArchive, reactor: Any) -> Stager:
+    if not section.calls_back:
+        return ArchiveStager(source)
+    options, patience = section.stager_options, Patience()
+    try:
+        policy: Any = ClientPolicy(options.certificate, options.key, options.ca)
+    except ValueError as error:
+        raise StartError(f"transfers.stager_options: {error}") from error
+    address = Address(section.stager, section.stager_method, section.callback or "", options.token)
+    shelf = None if section.staged is None else Shelf(section.staged, source)
+    return CallbackStager(address, make_client(reactor, policy, patience), shelf, reactor, patience)
+
+
+def _make_mover(url: str, disk: ReactorPool, source: LocalArchive) -> Mover:
+    folder, _, mode = url.removeprefix("local:").partition("?mode=")
+    return LocalMover(Path(folder), disk, source, int(mode or "644", 8))
