@@ -28,7 +28,7 @@ from datahub.events.feed import Feed
 from datahub.events.tables import forget as forget_events
 from datahub.files.reserve import Reserve
 from datahub.health.events import EventRoutes
-from datahub.health.routes import Health
+from datahub.health.routes import Check, Health
 from datahub.kit.aio import start
 from datahub.kit.clock import HubClock, make_steady
 from datahub.kit.locks import FileLock
@@ -161,10 +161,9 @@ class Hub(Service):
         sweeper = Sweeper(floor, member, lanes, alone=is_sqlite(config.database.url))
 
         vital = {"database": partial(_check_store, store), "disk": partial(_check_reserve, reserve)}
-        others = {
-            "queue": queue.check,
-            **{name: check for each in built.values() for name, check in each.checks.items()},
-        }
+        others: dict[str, Check] = {"queue": queue.check}
+        for each in built.values():
+            others.update(each.checks)
         health = Health(config.hub.node, reactor.seconds(), vital, others, self._draining, reactor)
         summaries = {name: each.summarise for name, each in built.items() if each.summarise is not None}
         events = EventRoutes(store, feed, summaries, reactor)
