@@ -5,7 +5,6 @@ from __future__ import annotations
 import mimetypes
 import posixpath
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -29,6 +28,8 @@ MIB: Final = 1024 * 1024
 MANY_LINES: Final = 1_000_000
 # Bytes skipped on a download are cheaper by so much than bytes read page by page.
 CHEAPER: Final = 8
+# So often it is looked anew where a file stands that is rotated meanwhile.
+TRIES: Final = 4
 
 T = TypeVar("T")
 
@@ -190,26 +191,34 @@ class Sandboxes:
         return position
 
     async def _follow(self, sandbox: Sandbox, path: str, wanted: Wanted) -> Content:
-        place, size = await self._anywhere(sandbox, path, sandbox.files.size)
-        part = await self._sliced(sandbox, place, size, wanted)
-        position, incoming = part.start, None
-        if len(part) > MIB and part.start <= max(MIB, CHEAPER * len(part)):
-            incoming = await sandbox.files.download(place)
-            if incoming.length is not None and incoming.length < size:
+        place, _ = await self._anywhere(sandbox, path, sandbox.files.size)
+        watch = self._watches.watch(sandbox.files, place, partial(self._ended, sandbox.task))
+        for _ in range(TRIES):
+            try:
+                begin, turns = await watch.present(), watch.turns
+                part, incoming = await self._begun(sandbox, place, wanted)
+            except (_Changed, NoFile):
+                # It was rotated just then, or so it seems.
+                continue
+            # What was found is that file's only if it had its name all the time.
+            if await watch.steady(turns):
+                pieces = watch.follow(begin + (part.start if incoming is None else part.stop))
+                return replace(_content(sandbox, place, incoming), part=part, pieces=pieces)
+            if incoming is not None:
                 incoming.abort()
-                raise _changed(sandbox)
-            position = size
-        pieces = self._followed(sandbox, place, position)
-        return replace(_content(sandbox, place, incoming), part=part, pieces=pieces)
+        raise _changed(sandbox)
 
-    async def _followed(self, sandbox: Sandbox, place: str, position: int) -> AsyncGenerator[bytes, None]:
-        watch = await self._watches.watch(sandbox.files, place, partial(self._ended, sandbox.task))
-        try:
-            async with aclosing(watch.follow(watch.here + position)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        finally:
-            await watch.leave()
+    async def _begun(self, sandbox: Sandbox, place: str, wanted: Wanted) -> tuple[range, Incoming | None]:
+        """Which part of a file that is followed is there already, and a download of it if it is large."""
+        size = await sandbox.files.size(place)
+        part = await self._sliced(sandbox, place, size, wanted)
+        if len(part) <= MIB or part.start > max(MIB, CHEAPER * len(part)):
+            return part, None
+        incoming = await sandbox.files.download(place)
+        if incoming.length is not None and incoming.length < part.stop:
+            incoming.abort()
+            raise _changed(sandbox)
+        return part, incoming
 
     async def _ended(self, task: Task) -> bool:
         return (await self._mesos.latest(task)).ended
@@ -243,8 +252,12 @@ def _relative(entry: Entry, root: str) -> Entry:
     return msgspec.structs.replace(entry, path=entry.path.removeprefix(root).lstrip("/"))
 
 
-def _changed(sandbox: Sandbox) -> UpstreamFault:
-    return UpstreamFault(f"the file became shorter while {sandbox.files.who} was asked for it")
+class _Changed(UpstreamFault):
+    """The file is not what it was a moment ago."""
+
+
+def _changed(sandbox: Sandbox) -> _Changed:
+    return _Changed(f"the file became shorter while {sandbox.files.who} was asked for it")
 
 
 def shown(limit: int) -> str:

@@ -16,11 +16,6 @@ from tests.waiting import until
 
 MORE = b"".join(b"more %d\n" % number for number in range(200))
 
-RACES = pytest.mark.xfail(
-    strict=False, reason="known defect: what a rotation takes away between two reads of one poll may be missed"
-)
-
-
 @pytest_twisted.async_fixture
 async def house(make: Any) -> House:
     """Give a hub before a task that runs."""
@@ -99,7 +94,6 @@ async def test_from_the_last_lines_on(house: House) -> None:
     assert bytes(body.data) == b"line 999\nline 1000\nnew\n"
 
 
-@RACES
 async def test_over_a_rotation(house: House) -> None:
     """What was written before and after the rotation is all there, once."""
     body = await follow(house)
@@ -115,7 +109,6 @@ async def test_over_a_rotation(house: House) -> None:
     assert (bytes(body.data), body.whole) == (LINES + b"before\nafter\n" + MORE * 10, True)
 
 
-@RACES
 async def test_over_several_rotations_at_once(house: House) -> None:
     """Whole files that were never the newest at a poll are not passed over."""
     body = await follow(house)
@@ -132,7 +125,6 @@ async def test_over_several_rotations_at_once(house: House) -> None:
     assert (bytes(body.data) == wanted + b"newest", body.whole) == (True, True)
 
 
-@RACES
 async def test_an_empty_file_that_is_rotated_again(house: House) -> None:
     """A file that was empty when it was looked at last, and has a younger one now, is read all the same."""
     body = await follow(house)
@@ -147,7 +139,6 @@ async def test_an_empty_file_that_is_rotated_again(house: House) -> None:
     assert bytes(body.data) == LINES + b"filled\nnext\n"
 
 
-@RACES
 async def test_a_file_that_is_cut(house: House) -> None:
     """One that was emptied where it is goes on with what is written then."""
     body = await follow(house)
@@ -177,7 +168,8 @@ async def test_many_followers_are_one_poll(house: House) -> None:
     asked = house.fake.agents[AGENT].asked
     before = len(asked)
     await sleep(0.5, house.reactor)
-    assert len(asked) - before < 40
+    # A poll each 0.02 s, of two questions; a hundred polls would ask a hundred times as often.
+    assert len(asked) - before < 200
     grow(house, MORE)
     end(house)
     for body in bodies:
