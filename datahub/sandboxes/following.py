@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final
 from weakref import WeakValueDictionary
@@ -149,7 +150,6 @@ class Watch:
                 # Between renaming a file and making it anew there is none.
                 if passed >= self._pace.settle:
                     raise
-                self._settled = False
             if not self._settled:
                 await sleep(self._pace.poll, self._clock)
         raise UpstreamFault(f"{self._files.who} rotates the file faster than it can be read")
@@ -199,16 +199,15 @@ class Watch:
         """A page of what is behind the window; afterwards it is looked whether that was the right file."""
         begun = self._clock.seconds()
         while self._clock.seconds() - begun < self._pace.patience:
-            turns = self.turns
+            turns, steady = self.turns, False
             name, offset, room = self._place(position)
-            try:
-                data = await self._files.read(name, offset, min(PAGE, room))
-            except NoFile:
-                data = b""
-            if await self.steady(turns):
-                if not data:
-                    break
+            data = await self._piece(name, offset, min(PAGE, room))
+            with suppress(NoFile):
+                steady = await self.steady(turns)
+            if steady and data:
                 return data
+            if steady:
+                break
             if not self._settled:
                 await sleep(self._pace.poll, self._clock)
         raise self._lost()
@@ -289,11 +288,9 @@ class Watch:
         """Read on at the head, if there is more; whether there was."""
         await self._lock.acquire()
         try:
-            before = self.head
-            try:
+            before, self._settled = self.head, False
+            with suppress(_Unsettled):
                 self._settled = await self._read_on()
-            except _Unsettled:
-                self._settled = False
             if self._settled:
                 self._unsettled = None
         finally:
@@ -358,14 +355,14 @@ class Watch:
     async def _continued(self, spot: _Spot, age: int) -> bytes | None:
         """What the file of ``age`` has behind ``spot``; None if that is not where the spot is."""
         start = spot.offset - len(spot.known)
-        data = await self._piece(age, start)
+        data = await self._piece(name_of(self._path, age), start)
         if data is None or data[: len(spot.known)] != spot.known:
             return None
         return data[len(spot.known) :]
 
-    async def _piece(self, age: int, offset: int) -> bytes | None:
+    async def _piece(self, name: str, offset: int, length: int = PAGE) -> bytes | None:
         try:
-            return await self._files.read(name_of(self._path, age), offset, PAGE)
+            return await self._files.read(name, offset, length)
         except NoFile:
             return None
 
@@ -377,11 +374,14 @@ class Watch:
         if data:
             return _Found(spot, data, shift)
         for age in range(spot.age - 1, -1, -1):
-            data = await self._piece(age, 0) or b""
-            if data:
-                if not age and spot.known and await self._continued(spot, 0) is not None:
+            data = await self._piece(name_of(self._path, age), 0) or b""
+            if data and not age and spot.known:
+                if await self._continued(spot, 0) is not None:
                     # It has what the file before it had: that is a copy, and this is to be emptied yet.
                     self._settle()
+                # What was read before may be what was there before it was emptied.
+                data = await self._piece(self._path, 0) or b""
+            if data:
                 return _Found(_Spot(age, 0), data, shift)
         return _Found(spot if least is None else _Spot(least, 0), b"", shift)
 
@@ -389,10 +389,9 @@ class Watch:
         """The file's new beginning, if it was emptied where it is."""
         if not listing.live:
             raise NoFile("Not found")
-        shift, told = next(shifts(self._listing or listing, listing))
-        if self._spot.age or shift or not told:
+        if self._spot.age or self._listing is None or self._listing.rotated != listing.rotated:
             raise self._lost()
-        return _Found(_Spot(0, 0), await self._piece(0, 0) or b"", cut=True)
+        return _Found(_Spot(0, 0), await self._piece(self._path, 0) or b"", cut=True)
 
     def _settle(self) -> None:
         """Raise `_Unsettled`, unless it has been so for long: then it stays as it is."""
@@ -406,7 +405,9 @@ class Watch:
         before, self._listing = self._listing, listing
         self._live += found.shift
         if found.cut:
-            log.warn("{path} was emptied, or replaced: what was written since the last look is not had", path=self._path)
+            log.warn(
+                "{path} was emptied, or replaced: what was written since the last look is not had", path=self._path
+            )
             self._live += 1
             self._bases.clear()
         if found.cut or before is None or before.rotated != listing.rotated:

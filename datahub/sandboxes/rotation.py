@@ -67,8 +67,6 @@ def shifts(old: Listing, new: Listing) -> Iterator[tuple[int, bool]]:
     Those of which they do not say so can be right only if the files' contents do.
     """
     told = [count for count in range(len(new.rotated) + 1) if _shifted(old.rotated, new.rotated, count)]
-    if not told and _grown(old.rotated, new.rotated):
-        told = [0]
     yield from ((count, True) for count in told)
     yield from ((count, False) for count in range(len(new.rotated) + 1) if count not in told)
 
@@ -77,10 +75,3 @@ def _shifted(old: tuple[Mark | None, ...], new: tuple[Mark | None, ...], count: 
     """Whether the old files are all where ``count`` rotations put them; the oldest ones may have been removed."""
     kept = new[count:]
     return len(new) <= len(old) + count and kept == old[: len(kept)] and bool(kept or not old or not new)
-
-
-def _grown(old: tuple[Mark | None, ...], new: tuple[Mark | None, ...]) -> bool:
-    """Whether all is as it was, but that something was still written to the file that was renamed last."""
-    if not (old and new and old[0] and new[0]) or len(new) > len(old):
-        return False
-    return new[0].size >= old[0].size and new[0].mtime >= old[0].mtime and new[1:] == old[1 : len(new)]

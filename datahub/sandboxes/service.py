@@ -16,7 +16,7 @@ from datahub.errors import InvalidRequest, NotFound, RangeNotSatisfiable, Upstre
 from datahub.sandboxes.agents import PAGE, Entry, NoFile
 from datahub.sandboxes.following import Watches
 from datahub.sandboxes.mesos import Mesos, Sandbox, gone
-from datahub.sandboxes.model import Task, choose, inside, summary
+from datahub.sandboxes.model import Task, best_first, choose, inside, summary
 from datahub.sandboxes.wire import Incoming
 from datahub.web.ranges import Span, Unsatisfiable, span
 
@@ -47,13 +47,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Bytes of a file on their way.
+    """Bytes of a file of ``task`` on their way; so many of its like are ``active``.
 
     ``incoming`` (of which only ``part`` is wanted) goes before ``pieces``. ``size`` is that of the file if it is
     known, ``partial`` whether a Range was asked for, ``length`` how many bytes come, None if only the end will tell.
     """
 
     task: Task
+    active: int
     who: str
     name: str
     type: str
@@ -81,15 +82,14 @@ class Sandboxes:
 
     async def runs(self, name: str) -> list[Task]:
         """All runs that ``name`` means, the one that is taken unasked first; raises `NotFound`."""
-        found = await self._mesos.tasks(name)
-        return sorted(found, key=lambda task: (task.active, task.begun, task.changed), reverse=True)
+        return best_first(await self._mesos.tasks(name))
 
-    async def listing(self, name: str, run: str | None, folder: str) -> tuple[Task, list[Entry]]:
+    async def listing(self, name: str, run: str | None, folder: str) -> tuple[Sandbox, list[Entry]]:
         """What is in a folder of the sandbox; raises as `fetch` does."""
         sandbox = await self._sandbox(name, run)
         within = inside(folder, "folder")
         place, entries = await self._anywhere(sandbox, within, sandbox.files.browse)
-        return sandbox.task, [_relative(each, place[: len(place) - len(within)]) for each in entries]
+        return sandbox, [_relative(each, place[: len(place) - len(within)]) for each in entries]
 
     async def fetch(self, name: str, run: str | None, filename: str, wanted: Wanted) -> Content:
         """The bytes of a file, or the part that is ``wanted``.
@@ -114,9 +114,9 @@ class Sandboxes:
         return await self._part(sandbox, place, size, range(part.first, part.end), partial=True)
 
     async def _sandbox(self, name: str, run: str | None) -> Sandbox:
-        task = choose(await self._mesos.tasks(name), run)
+        task, active = choose(await self._mesos.tasks(name), run)
         log.debug("{name} means {task}", name=name, **summary(task))
-        return await self._mesos.sandbox(task)
+        return replace(await self._mesos.sandbox(task), active=active)
 
     async def _anywhere(self, sandbox: Sandbox, path: str, ask: Callable[[str], Awaitable[T]]) -> tuple[str, T]:
         """The first of the sandbox's folders that has ``path``, and what ``ask`` says of it; raises `NotFound`."""
@@ -238,7 +238,8 @@ def _content(sandbox: Sandbox, path: str, incoming: Incoming | None = None) -> C
     # What a read gives has no type; this is what agents go by, too.
     kind = given or mimetypes.guess_type(name)[0] or "application/octet-stream"
     encoding = incoming.headers.get("content-encoding") if incoming is not None else None
-    return Content(sandbox.task, sandbox.files.who, name, kind, encoding=encoding, incoming=incoming)
+    who, active = sandbox.files.who, sandbox.active
+    return Content(sandbox.task, active, who, name, kind, encoding=encoding, incoming=incoming)
 
 
 def _spanned(wanted: str | None, size: int) -> Span | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
+from datahub.errors import UpstreamFault
 from datahub.kit.aio import sleep, start
 from datahub.sandboxes.agents import PAGE, Entry, NoFile
 from datahub.sandboxes.following import Pace, Watch, Watches
@@ -34,12 +35,12 @@ class Log:
         self._clock = clock
         self._rotating: Iterator[None] = iter(())
 
-    def write(self, data: bytes) -> None:
-        """Let the task write, to the file that it opened last."""
-        if 0 not in self.files or self.copying or self.ended:
+    def write(self, data: bytes, age: int = 0) -> None:
+        """Let the task write, unless the file is just being made or copied."""
+        if age not in self.files or self.copying or self.ended:
             return
         self.written += data
-        self.files[0] = (self.files[0][0] + data, int(self._clock.seconds()))
+        self.files[age] = (self.files[age][0] + data, int(self._clock.seconds()))
 
     def step(self, begin: Callable[[], Iterator[None]] | None = None) -> bool:
         """Do the next step of a rotation, or of a new one; whether there was any."""
@@ -88,21 +89,22 @@ class Log:
 
 
 class Shelf:
-    """The port `datahub.sandboxes.agents.Files` on a `Log`; ``meanwhile`` is called before each answer."""
+    """In the shape of `datahub.sandboxes.agents.Files`: a `Log`.
+
+    An answer takes ``pause`` seconds; ``meanwhile`` is called before each.
+    """
 
     who = "Mesos agent S0"
     key = "agent:5051"
 
-    def __init__(self, log: Log, meanwhile: Callable[[], None], clock: Clock | None = None) -> None:
+    def __init__(self, log: Log, meanwhile: Callable[[], None], pause: float, clock: Clock) -> None:
         self._log = log
         self._meanwhile = meanwhile
+        self._pause = pause
         self._clock = clock
-        self.asked = 0
 
     async def _answer(self) -> None:
-        self.asked += 1
-        if self._clock is not None:
-            await sleep(0.01, self._clock)
+        await sleep(self._pause, self._clock)
         self._meanwhile()
 
     async def size(self, path: str) -> int:
@@ -158,6 +160,6 @@ class Follower:
             self._last = len(self._log.begins) - 1
             async for piece in self._watch.follow(begin):
                 self.data += piece
-        except Exception as error:
+        except (UpstreamFault, NoFile) as error:
             self.error = error
         self.ended = True

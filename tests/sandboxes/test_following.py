@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tests.sandboxes.test_routes import APP, LINES, one_task
 from tests.waiting import until
 
 MORE = b"".join(b"more %d\n" % number for number in range(200))
+
 
 @pytest_twisted.async_fixture
 async def house(make: Any) -> House:
@@ -35,10 +37,10 @@ def grow(house: House, data: bytes) -> None:
         file.write(data)
 
 
-def rotate(house: House) -> None:
+def rotate(house: House, most: int = 9) -> None:
     """Do as logrotate does."""
     path = stdout(house)
-    for age in range(9, 0, -1):
+    for age in range(most, 0, -1):
         old = path.with_name(f"stdout.{age}")
         if old.exists():
             old.rename(path.with_name(f"stdout.{age + 1}"))
@@ -123,6 +125,31 @@ async def test_over_several_rotations_at_once(house: House) -> None:
     end(house)
     await body.done
     assert (bytes(body.data) == wanted + b"newest", body.whole) == (True, True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_over_rotations_at_any_moment(house: House, seed: int) -> None:
+    """A task that writes while its log is rotated again and again is followed by all, from wherever they began."""
+    choices = Random(seed)
+    bodies, wanted = [await follow(house)], bytearray(LINES)
+    for number in range(60):
+        if choices.random() < 0.2:
+            rotate(house, most=100)
+        else:
+            piece = b"%d %d\n" % (seed, number) * choices.choice((1, 100, 10_000))
+            grow(house, piece)
+            wanted += piece
+        await sleep(choices.random() * 0.02, house.reactor)
+        if number == 30:
+            bodies.append(await follow(house, tail=0))
+    grow(house, b"last words")
+    end(house)
+    for body in bodies:
+        await body.done
+    assert [body.whole for body in bodies] == [True, True]
+    assert bodies[0].data == wanted + b"last words"
+    assert bodies[1].data.endswith(b"last words")
+    assert bodies[0].data.endswith(bodies[1].data)
 
 
 async def test_an_empty_file_that_is_rotated_again(house: House) -> None:
