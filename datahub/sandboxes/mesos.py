@@ -45,11 +45,15 @@ class _Slaves(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Sandbox:
-    """Where the files of ``task`` are: the agent's files, and the folders there, the likeliest first."""
+    """Where the files of ``task`` are: the agent's files, and the folders there, the likeliest first.
+
+    ``active`` is how many runs of that thing are active.
+    """
 
     task: Task
     files: Files
     folders: tuple[str, ...]
+    active: int = 1
 
 
 class Mesos:

@@ -11,7 +11,7 @@ import msgspec
 
 from datahub.errors import InvalidRequest, NotFound
 
-__all__ = ["ENDED", "Address", "Executor", "Several", "Task", "app_of", "best", "choose", "inside", "names_of"]
+__all__ = ["ENDED", "Address", "Executor", "Several", "Task", "app_of", "best_first", "choose", "inside", "names_of"]
 
 ENDED: Final = frozenset(
     f"TASK_{state}"
@@ -109,13 +109,14 @@ def names_of(task_id: str, name: str) -> Iterator[tuple[str, str]]:
     yield from (("part", part) for part in sorted(parts) if part)
 
 
-def best(tasks: Iterable[Task]) -> Task:
-    """The run that is meant when none is named: the active one, else the newest."""
-    return max(tasks, key=lambda task: (task.active, task.begun, task.changed))
+def best_first(tasks: Iterable[Task]) -> list[Task]:
+    """Runs of one thing, first the one that is meant when none is named: the newest active one, else the newest."""
+    # By their ids at last: which one it is must not depend on the order in which a master happens to tell of them.
+    return sorted(tasks, key=lambda task: (task.active, task.begun, task.changed, task.id), reverse=True)
 
 
-def choose(tasks: Iterable[Task], run: str | None) -> Task:
-    """The one of ``tasks`` that is meant, by its id ``run`` if that is given.
+def choose(tasks: Iterable[Task], run: str | None) -> tuple[Task, int]:
+    """The one of ``tasks`` that is meant, by its id ``run`` if that is given, and how many of its like are active.
 
     Raises `Several` if they are runs of different things, `NotFound` if none has that id.
     """
@@ -125,10 +126,10 @@ def choose(tasks: Iterable[Task], run: str | None) -> Task:
             apps.setdefault((task.framework_name, app_of(task.id, task.name)), []).append(task)
     if not apps:
         raise NotFound("Not found", code="sandbox.not_found")
-    found = [best(each) for each in apps.values()]
+    found = [best_first(each)[0] for each in apps.values()]
     if len({task.id for task in found}) > 1:
         raise Several(sorted(found, key=lambda task: task.id))
-    return best(found)
+    return best_first(found)[0], len({task.id for each in apps.values() for task in each if task.active})
 
 
 def inside(filename: str, field: str = "filename") -> str:

@@ -117,8 +117,9 @@ class SandboxRoutes:
         raise InvalidRequest("Missing filename query parameter", field="filename", code="request.missing")
 
     async def _listing(self, asked: Asked, task_id: str) -> Answer:
-        task, entries = await self._sandboxes.listing(task_id, asked.run, asked.folder)
-        return Answer(200, Listing(task.id, asked.folder, [_file(each) for each in entries]), _named(task))
+        sandbox, entries = await self._sandboxes.listing(task_id, asked.run, asked.folder)
+        listing = Listing(sandbox.task.id, asked.folder, [_file(each) for each in entries])
+        return Answer(200, listing, _named(sandbox.task, sandbox.active))
 
     async def _file(self, call: Call, asked: Asked, task_id: str) -> Flow:
         # A sandbox has no validators, so that an If-Range never holds.
@@ -159,7 +160,11 @@ class _Sending:
 
 
 def _headers(content: Content) -> Mapping[str, str]:
-    headers: dict[str, str] = {**GUARDS, **_named(content.task), "Content-Disposition": _disposition(content.name)}
+    headers: dict[str, str] = {
+        **GUARDS,
+        **_named(content.task, content.active),
+        "Content-Disposition": _disposition(content.name),
+    }
     if content.encoding:
         headers["Content-Encoding"] = content.encoding
     if content.pieces is None or content.length is not None:
@@ -171,9 +176,12 @@ def _headers(content: Content) -> Mapping[str, str]:
     return headers
 
 
-def _named(task: Task) -> dict[str, str]:
-    """Which run it is; ids may hold what no header may."""
-    return {"X-Datahub-Task": quote(task.id, safe=" !#$&'()*+,/:;=?@[]~")}
+def _named(task: Task, active: int) -> dict[str, str]:
+    """Which run it is, and of how many if it is not the only active one; ids may hold what no header may."""
+    headers = {"X-Datahub-Task": quote(task.id, safe=" !#$&'()*+,/:;=?@[]~")}
+    if active > 1:
+        headers["X-Datahub-Active"] = str(active)
+    return headers
 
 
 def _disposition(name: str) -> str:

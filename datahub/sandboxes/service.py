@@ -5,7 +5,6 @@ from __future__ import annotations
 import mimetypes
 import posixpath
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, TypeVar
@@ -17,7 +16,7 @@ from datahub.errors import InvalidRequest, NotFound, RangeNotSatisfiable, Upstre
 from datahub.sandboxes.agents import PAGE, Entry, NoFile
 from datahub.sandboxes.following import Watches
 from datahub.sandboxes.mesos import Mesos, Sandbox, gone
-from datahub.sandboxes.model import Task, choose, inside, summary
+from datahub.sandboxes.model import Task, best_first, choose, inside, summary
 from datahub.sandboxes.wire import Incoming
 from datahub.web.ranges import Span, Unsatisfiable, span
 
@@ -29,6 +28,8 @@ MIB: Final = 1024 * 1024
 MANY_LINES: Final = 1_000_000
 # Bytes skipped on a download are cheaper by so much than bytes read page by page.
 CHEAPER: Final = 8
+# So often it is looked anew where a file stands that is rotated meanwhile.
+TRIES: Final = 4
 
 T = TypeVar("T")
 
@@ -46,13 +47,14 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """Bytes of a file on their way.
+    """Bytes of a file of ``task`` on their way; so many of its like are ``active``.
 
     ``incoming`` (of which only ``part`` is wanted) goes before ``pieces``. ``size`` is that of the file if it is
     known, ``partial`` whether a Range was asked for, ``length`` how many bytes come, None if only the end will tell.
     """
 
     task: Task
+    active: int
     who: str
     name: str
     type: str
@@ -80,15 +82,14 @@ class Sandboxes:
 
     async def runs(self, name: str) -> list[Task]:
         """All runs that ``name`` means, the one that is taken unasked first; raises `NotFound`."""
-        found = await self._mesos.tasks(name)
-        return sorted(found, key=lambda task: (task.active, task.begun, task.changed), reverse=True)
+        return best_first(await self._mesos.tasks(name))
 
-    async def listing(self, name: str, run: str | None, folder: str) -> tuple[Task, list[Entry]]:
+    async def listing(self, name: str, run: str | None, folder: str) -> tuple[Sandbox, list[Entry]]:
         """What is in a folder of the sandbox; raises as `fetch` does."""
         sandbox = await self._sandbox(name, run)
         within = inside(folder, "folder")
         place, entries = await self._anywhere(sandbox, within, sandbox.files.browse)
-        return sandbox.task, [_relative(each, place[: len(place) - len(within)]) for each in entries]
+        return sandbox, [_relative(each, place[: len(place) - len(within)]) for each in entries]
 
     async def fetch(self, name: str, run: str | None, filename: str, wanted: Wanted) -> Content:
         """The bytes of a file, or the part that is ``wanted``.
@@ -113,9 +114,9 @@ class Sandboxes:
         return await self._part(sandbox, place, size, range(part.first, part.end), partial=True)
 
     async def _sandbox(self, name: str, run: str | None) -> Sandbox:
-        task = choose(await self._mesos.tasks(name), run)
+        task, active = choose(await self._mesos.tasks(name), run)
         log.debug("{name} means {task}", name=name, **summary(task))
-        return await self._mesos.sandbox(task)
+        return replace(await self._mesos.sandbox(task), active=active)
 
     async def _anywhere(self, sandbox: Sandbox, path: str, ask: Callable[[str], Awaitable[T]]) -> tuple[str, T]:
         """The first of the sandbox's folders that has ``path``, and what ``ask`` says of it; raises `NotFound`."""
@@ -190,26 +191,34 @@ class Sandboxes:
         return position
 
     async def _follow(self, sandbox: Sandbox, path: str, wanted: Wanted) -> Content:
-        place, size = await self._anywhere(sandbox, path, sandbox.files.size)
-        part = await self._sliced(sandbox, place, size, wanted)
-        position, incoming = part.start, None
-        if len(part) > MIB and part.start <= max(MIB, CHEAPER * len(part)):
-            incoming = await sandbox.files.download(place)
-            if incoming.length is not None and incoming.length < size:
+        place, _ = await self._anywhere(sandbox, path, sandbox.files.size)
+        watch = self._watches.watch(sandbox.files, place, partial(self._ended, sandbox.task))
+        for _ in range(TRIES):
+            try:
+                begin, turns = await watch.present(), watch.turns
+                part, incoming = await self._begun(sandbox, place, wanted)
+            except (_Changed, NoFile):
+                # It was rotated just then, or so it seems.
+                continue
+            # What was found is that file's only if it had its name all the time.
+            if await watch.steady(turns):
+                pieces = watch.follow(begin + (part.start if incoming is None else part.stop))
+                return replace(_content(sandbox, place, incoming), part=part, pieces=pieces)
+            if incoming is not None:
                 incoming.abort()
-                raise _changed(sandbox)
-            position = size
-        pieces = self._followed(sandbox, place, position)
-        return replace(_content(sandbox, place, incoming), part=part, pieces=pieces)
+        raise _changed(sandbox)
 
-    async def _followed(self, sandbox: Sandbox, place: str, position: int) -> AsyncGenerator[bytes, None]:
-        watch = await self._watches.watch(sandbox.files, place, partial(self._ended, sandbox.task))
-        try:
-            async with aclosing(watch.follow(watch.here + position)) as pieces:
-                async for piece in pieces:
-                    yield piece
-        finally:
-            await watch.leave()
+    async def _begun(self, sandbox: Sandbox, place: str, wanted: Wanted) -> tuple[range, Incoming | None]:
+        """Which part of a file that is followed is there already, and a download of it if it is large."""
+        size = await sandbox.files.size(place)
+        part = await self._sliced(sandbox, place, size, wanted)
+        if len(part) <= MIB or part.start > max(MIB, CHEAPER * len(part)):
+            return part, None
+        incoming = await sandbox.files.download(place)
+        if incoming.length is not None and incoming.length < part.stop:
+            incoming.abort()
+            raise _changed(sandbox)
+        return part, incoming
 
     async def _ended(self, task: Task) -> bool:
         return (await self._mesos.latest(task)).ended
@@ -229,7 +238,8 @@ def _content(sandbox: Sandbox, path: str, incoming: Incoming | None = None) -> C
     # What a read gives has no type; this is what agents go by, too.
     kind = given or mimetypes.guess_type(name)[0] or "application/octet-stream"
     encoding = incoming.headers.get("content-encoding") if incoming is not None else None
-    return Content(sandbox.task, sandbox.files.who, name, kind, encoding=encoding, incoming=incoming)
+    who, active = sandbox.files.who, sandbox.active
+    return Content(sandbox.task, active, who, name, kind, encoding=encoding, incoming=incoming)
 
 
 def _spanned(wanted: str | None, size: int) -> Span | None:
@@ -243,8 +253,12 @@ def _relative(entry: Entry, root: str) -> Entry:
     return msgspec.structs.replace(entry, path=entry.path.removeprefix(root).lstrip("/"))
 
 
-def _changed(sandbox: Sandbox) -> UpstreamFault:
-    return UpstreamFault(f"the file became shorter while {sandbox.files.who} was asked for it")
+class _Changed(UpstreamFault):
+    """The file is not what it was a moment ago."""
+
+
+def _changed(sandbox: Sandbox) -> _Changed:
+    return _Changed(f"the file became shorter while {sandbox.files.who} was asked for it")
 
 
 def shown(limit: int) -> str:

@@ -221,3 +221,25 @@ async def test_recovered_agent(make: Any) -> None:
     fill(house, "c1", "a", b"x")
     assert (await house.fetch("a", filename="stdout")).body == b"x"
     assert fake.state["frameworks"][0]["id"] == FRAMEWORK
+
+
+async def test_instances_of_an_app(make: Any) -> None:
+    """Of several that run that which began last is taken, with a word that there are others; any can be named."""
+    ids = [f"d_web.instance-0d5b1f5e-6f4f-11ec-8f43-0242ac11000{number}._app.1" for number in range(3)]
+    tasks = [task(each, "web.d", times=[100.0 + (number == 1), 200.0]) for number, each in enumerate(ids)]
+    over = task("d_web.instance-0d5b1f5e-6f4f-11ec-8f43-0242ac110009._app.1", "web.d", "TASK_FAILED", times=[150.0])
+    fake = cluster(tasks, [executor(each, f"c{number}") for number, each in enumerate(ids)])
+    fake.state["frameworks"][0]["completed_tasks"].append(over)
+    house: House = make(fake)
+    for number, each in enumerate(ids):
+        fill(house, f"c{number}", each, each.encode())
+    reply = await house.fetch("d", filename="stdout")
+    assert (reply.text, reply.headers["x-datahub-task"]) == (ids[1], ids[1])
+    assert reply.headers["x-datahub-active"] == "3"
+    listed = (await house.fetch("d", run="all")).json["items"]
+    assert [each["id"] for each in listed] == [ids[1], ids[2], ids[0], over["id"]]
+    reply = await house.fetch("d", run=ids[0], filename="stdout")
+    assert reply.text == ids[0]
+    assert "x-datahub-active" not in reply.headers
+    head = await house.fetch("d", method="HEAD", filename="stdout")
+    assert head.headers["x-datahub-active"] == "3"

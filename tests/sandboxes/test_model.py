@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import permutations
 from typing import Any
 
 import pytest
@@ -54,14 +55,26 @@ def test_apps() -> None:
 def test_choice() -> None:
     """The active run, else the newest; the named one if one is named; of different things all are told."""
     runs = [run("old"), run("new", begun=3.0), run("running", state="TASK_RUNNING", begun=2.0)]
-    assert choose(runs, None).id == "running"
-    assert choose(runs[:2], None).id == "new"
-    assert choose(runs, "old").id == "old"
+    assert choose(runs, None)[0].id == "running"
+    assert choose(runs[:2], None)[0].id == "new"
+    assert choose(runs, "old")[0].id == "old"
     with pytest.raises(NotFound):
         choose(runs, "other")
     with pytest.raises(Several) as told:
         choose([*runs, run("b", name="other")], None)
     assert [each.id for each in told.value.tasks] == ["b", "running"]
+
+
+def test_instances_of_an_app() -> None:
+    """Of several active ones that which began last, however a master orders them; and it is told how many there are."""
+    runs = [run("done", begun=9.0), *(run(each, state="TASK_RUNNING", begun=5.0) for each in ("a", "c", "b"))]
+    starting = run("starting", state="TASK_STARTING", begun=6.0)
+    for order in permutations(runs):
+        task, active = choose(order, None)
+        assert (task.id, active) == ("c", 3)
+        assert choose([*order, starting], None)[0].id == "starting"
+    assert choose(runs, "a")[1] == 1
+    assert choose(runs[:1], None)[1] == 0
 
 
 def test_unreachable_is_neither_active_nor_ended() -> None:

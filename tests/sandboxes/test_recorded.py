@@ -49,7 +49,7 @@ async def test_every_task_of_a_real_pair(make: Any) -> None:
     directories = {each["id"]: each["directory"] for each in agent["frameworks"][0]["executors"]}
     found, ended = [], []
     for task in house.fake.tasks():
-        chosen = choose(await house.mesos.tasks(task["id"]), None)
+        chosen, _ = choose(await house.mesos.tasks(task["id"]), None)
         assert (chosen.id, chosen.agent) == (task["id"], task["slave_id"])
         try:
             sandbox = await house.mesos.sandbox(chosen)
@@ -85,7 +85,7 @@ async def test_every_task_of_1_0(make: Any) -> None:
     for task in sorted(house.fake.tasks(), key=lambda task: float(task["statuses"][0]["timestamp"])):
         newest[task["id"]] = task
     for name, task in newest.items():
-        chosen = choose(await house.mesos.tasks(name), None)
+        chosen, _ = choose(await house.mesos.tasks(name), None)
         assert (chosen.framework, chosen.agent) == (task["framework_id"], task["slave_id"])
         (folder,) = (await house.mesos.sandbox(chosen)).folders
         key = task["executor_id"] or name
@@ -100,13 +100,13 @@ async def test_apps_of_1_0(make: Any, name: str, state: str) -> None:
     """An app that was begun dozens of times is its running task, though dozens have failed."""
     house: House = make(with_agents(MASTER_OF_1_0))
     runs = await house.mesos.tasks(name)
-    chosen = choose(runs, None)
+    chosen, _ = choose(runs, None)
     assert (chosen.name, chosen.state, len(runs) > 15) == (name, state, True)
     reply = await house.fetch(name, run="all")
     assert [each["active"] for each in reply.json["items"]].count(True) == 1
     assert reply.json["items"][0]["id"] == chosen.id
     failed = reply.json["items"][-1]["id"]
-    assert choose(runs, failed).id == failed
+    assert choose(runs, failed)[0].id == failed
 
 
 async def test_docker_task_of_1_5(make: Any) -> None:
