@@ -62,6 +62,7 @@ from datahub.store.sqlite import SqliteStore
 from datahub.transfers.housekeeping import Housekeeping
 from datahub.transfers.movers import Mover
 from datahub.transfers.movers.local import LocalMover
+from datahub.transfers.orphans import Orphans
 from datahub.transfers.pipeline import MOVE, STAGE, Limits, Pipeline
 from datahub.transfers.reports import Reports
 from datahub.transfers.routes import TransferRoutes
@@ -70,6 +71,7 @@ from datahub.transfers.stagers import Stager
 from datahub.transfers.stagers.archive import ArchiveStager
 from datahub.transfers.stagers.callback import Address, CallbackStager, Shelf, make_client
 from datahub.transfers.stagers.callback import Patience as StagerPatience
+from datahub.transfers.stuck import StuckWatch
 from datahub.web.app import App
 from datahub.web.site import Listeners, Root
 from datahub.work import ledger
@@ -86,6 +88,8 @@ DISK_THREADS = 16
 STOP_PATIENCE = 30.0
 FORGET_EVERY = 3600.0
 DEADLINES_EVERY = 2.0
+STUCK_EVERY = 30.0
+ORPHANS_EVERY = 86_400.0
 DATABASE = "database:"
 MESOS_LIMITS = TimeLimits()
 
@@ -179,7 +183,7 @@ class Hub(Service):
         feed = Feed(store, reactor)
         floor = Floor(store, queue, clock, reactor, member.owner, feed.wake)
 
-        pipeline, transfers = self._build_transfers(floor, feed, disk, reserve)
+        pipeline, transfers, orphans = self._build_transfers(floor, feed, disk, reserve)
         lanes = [Lane(step, floor) for step in pipeline.steps()] if "transfers" in config.hub.workers else []
         for lane in lanes:
             queue.listen(lane.name, lane)
@@ -215,16 +219,20 @@ class Hub(Service):
         begin("events", feed)
         self._parts.add("Mesos", wire)
         begin("work", sweeper)
-        for name, every, chore in self._chores(store, clock):
+        for name, every, chore in self._chores(store, clock, orphans):
             begin(name, Repeating(name, every, chore, reactor))
         self._parts.add("listeners", _Drained(self.listeners, config.hub.drain))
 
-    def _chores(self, store: Store, clock: HubClock) -> list[tuple[str, float, Callable[[], Awaitable[object]]]]:
+    def _chores(
+        self, store: Store, clock: HubClock, orphans: Orphans
+    ) -> list[tuple[str, float, Callable[[], Awaitable[object]]]]:
         """What is to be done again and again: its name, how often in seconds, and how."""
         config = self._config
         house = Housekeeping(store, clock, milliseconds(config.transfers.keep))
         return [
             ("deadlines", DEADLINES_EVERY, house.end_overdue),
+            ("stuck transfers", STUCK_EVERY, StuckWatch(store, clock).look),
+            ("orphaned files", ORPHANS_EVERY, orphans.sweep),
             ("old transfers", FORGET_EVERY, house.forget_old),
             ("old events", FORGET_EVERY, partial(_forget_events, store, clock, milliseconds(config.hub.keep_events))),
             ("old keys", FORGET_EVERY, partial(_forget_keys, store, clock, milliseconds(config.hub.idempotency))),
@@ -232,7 +240,7 @@ class Hub(Service):
 
     def _build_transfers(
         self, floor: Floor, feed: Feed, disk: ReactorPool, reserve: Reserve
-    ) -> tuple[Pipeline, Transfers]:
+    ) -> tuple[Pipeline, Transfers, Orphans]:
         config, section = self._config, self._config.transfers
         source = _make_source(config, disk)
         stager = _make_stager(section, source, floor.reactor)
@@ -247,7 +255,7 @@ class Hub(Service):
         pipeline = Pipeline(floor.store, stager, movers, limits, floor.clock, floor.reactor, floor.owner)
         rules = Rules("transfers" in config.auth.shared, limits.cost, milliseconds(section.keep))
         verbs = Transfers(floor, feed, movers, reserve.admit, pipeline.moved, rules)
-        return pipeline, verbs
+        return pipeline, verbs, Orphans(floor.store, floor.clock, movers)
 
     def _build_messages(self, kept: MessageStore, disk: ReactorPool, reserve: Reserve) -> Messages:
         section = self._config.messages
