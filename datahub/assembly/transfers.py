@@ -16,6 +16,7 @@ from datahub.kit.tls import ClientPolicy
 from datahub.transfers.housekeeping import Housekeeping
 from datahub.transfers.movers import Mover
 from datahub.transfers.movers.local import LocalMover
+from datahub.transfers.orphans import Orphans
 from datahub.transfers.pipeline import MOVE, STAGE, Limits, Pipeline
 from datahub.transfers.reports import Reports
 from datahub.transfers.routes import TransferRoutes
@@ -23,12 +24,15 @@ from datahub.transfers.service import Rules, Transfers
 from datahub.transfers.stagers import Stager
 from datahub.transfers.stagers.archive import ArchiveStager
 from datahub.transfers.stagers.callback import Address, CallbackStager, Patience, Shelf, make_client
+from datahub.transfers.stuck import StuckWatch
 from datahub.work import ledger
 
 __all__ = ["build", "declare"]
 
 DEADLINES_EVERY = 2.0
 FORGET_EVERY = 3600.0
+STUCK_EVERY = 30.0
+ORPHANS_EVERY = 86_400.0
 
 
 def declare(connection: Connection, config: Config) -> None:
@@ -60,6 +64,8 @@ def build(house: House) -> Capability:
         steps=pipeline.steps(),
         chores=[
             Chore("deadlines", DEADLINES_EVERY, tidy.end_overdue),
+            Chore("stuck transfers", STUCK_EVERY, StuckWatch(house.store, house.clock).look),
+            Chore("orphaned files", ORPHANS_EVERY, Orphans(house.store, house.clock, movers).sweep),
             Chore("old transfers", FORGET_EVERY, tidy.forget_old),
         ],
         summarise=verbs.summary,

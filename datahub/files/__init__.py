@@ -8,6 +8,7 @@ from datahub.files.folders import Position, held, make_folder, remove
 from datahub.files.permissions import set_mode, user_name
 from datahub.files.renaming import rename_new
 from datahub.files.stopping import Stopped, check
+from datahub.files.trees import manifest_of, sha256_of
 from datahub.files.urls import path_of_url, url_of_path
 
 __all__ = [
@@ -25,11 +26,13 @@ __all__ = [
     "digest_of",
     "held",
     "make_folder",
+    "manifest_of",
     "new_digest",
     "path_of_url",
     "remove",
     "rename_new",
     "set_mode",
+    "sha256_of",
     "url_of_path",
     "user_name",
 ]

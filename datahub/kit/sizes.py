@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
-__all__ = ["format_duration", "format_size", "parse_duration", "parse_size"]
+__all__ = ["count", "format_duration", "format_size", "parse_duration", "parse_size"]
 
 _BYTES: Final = {
     "B": 1,
@@ -50,6 +50,11 @@ def format_size(size: int) -> str:
 def format_duration(seconds: float) -> str:
     """Write ``seconds`` for people: exactly where that is short, else with one decimal."""
     return _format(round(seconds * 1000), _MILLISECONDS, _MILLISECONDS)
+
+
+def count(number: int, what: str) -> str:
+    """Write how many of ``what`` there are, a noun that takes an s."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _parse(text: str, units: Mapping[str, int], bare: str, wanted: str) -> int:

@@ -13,7 +13,7 @@ from datahub.errors import Conflict, InvalidRequest
 from datahub.store.dialect import insert_if_absent
 from datahub.store.schema import table
 
-__all__ = ["Request", "check_key", "forget", "once", "requests"]
+__all__ = ["Request", "check_key", "forget", "given", "once", "requests"]
 
 LONGEST_KEY = 190
 
@@ -59,8 +59,15 @@ def once(connection: Connection, request: Request, status: int, answer: str, at:
     values = {"status": status, "answer": answer, "at": at, "digest": request.digest, "route": request.route}
     if insert_if_absent(connection, requests, {"submitter": request.submitter, "key": request.key, **values}):
         return None
+    return given(connection, request)
+
+
+def given(connection: Connection, request: Request) -> str | None:
+    """The answer that was given to ``request`` before, if it was; raises `Conflict` as `once` does."""
     same_key = (requests.c.submitter == request.submitter, requests.c.key == request.key)
-    found = connection.execute(select(requests).where(*same_key)).one()
+    found = connection.execute(select(requests).where(*same_key)).first()
+    if found is None:
+        return None
     if (found.route, found.digest) != (request.route, request.digest):
         raise Conflict(
             f"Idempotency-Key {request.key!r} was used for another request: give each request a key of its own",

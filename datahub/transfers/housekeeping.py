@@ -10,9 +10,10 @@ from twisted.logger import Logger
 from datahub.errors import Superseded
 from datahub.kit.clock import HubClock
 from datahub.store import Store
-from datahub.transfers import tables
+from datahub.transfers import file_tables, tables
 from datahub.transfers.model import Status
 from datahub.transfers.pipeline import LANES, too_late
+from datahub.transfers.service import is_being_published
 from datahub.work import ledger
 
 __all__ = ["Housekeeping"]
@@ -20,6 +21,7 @@ __all__ = ["Housekeeping"]
 log = Logger()
 
 BATCH = 200
+FILES = 10_000
 
 
 class Housekeeping:
@@ -42,7 +44,7 @@ class Housekeeping:
 
     def _end(self, number: str, connection: Connection) -> None:
         transfer = tables.find(connection, number, lock=True)
-        if transfer is None or transfer.status.final or transfer.delivery is not None:
+        if transfer is None or transfer.status.final or is_being_published(connection, transfer):
             return
         now, reason = self._clock.wall(), too_late(transfer)
         try:
@@ -56,10 +58,19 @@ class Housekeeping:
     async def forget_old(self) -> None:
         """Remove the records of transfers that ended and are older than they are kept."""
         removed = 0
-        while count := await self._store.run("remove old transfers", self._remove):
+        while True:
+            # The files first, in batches of their own: one transfer may have a million.
+            while await self._store.run("remove files of old transfers", self._remove_files):
+                pass
+            count = await self._store.run("remove old transfers", self._remove)
             removed += count
+            if not count:
+                break
         if removed:
             log.info("{count} transfers older than [transfers] keep were removed", count=removed)
+
+    def _remove_files(self, connection: Connection) -> int:
+        return file_tables.forget(connection, tables.expired(connection, self._clock.wall() - self._keep, BATCH), FILES)
 
     def _remove(self, connection: Connection) -> int:
         now = self._clock.wall()

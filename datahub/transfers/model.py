@@ -11,7 +11,18 @@ import msgspec
 from datahub.errors import InvalidRequest
 from datahub.transfers.movers import Checksum, Delivery
 
-__all__ = ["FINAL", "Filter", "Place", "Status", "Submission", "Submitted", "Transfer", "parse_checksum"]
+__all__ = [
+    "FINAL",
+    "FileRecord",
+    "Filter",
+    "Place",
+    "Status",
+    "Submission",
+    "Submitted",
+    "Transfer",
+    "parse_checksum",
+    "printable",
+]
 
 
 class Status(StrEnum):
@@ -85,6 +96,12 @@ class Transfer:
     time_error: int | None
     time_success: int | None
     time_cancelled: int | None
+    since: int | None
+    """When it last got on: was submitted, staged, begun to be moved; a step that is tried again does not count."""
+    check_at: int | None
+    stuck_at: int | None
+    late_since: int | None
+    """Since when the stager has promised to call back and not done so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +116,18 @@ class Filter:
     since: int | None = None
     until: int | None = None
     behind: tuple[int, str] | None = None
+    stuck: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileRecord:
+    """A file that was copied, or whose copy failed with ``error``; ``number`` is its place in the product's list."""
+
+    number: int
+    path: str
+    size: int
+    sha256: str | None
+    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +154,8 @@ def parse_checksum(text: str | None) -> Checksum | None:
         known = ", ".join(f"{name}:<{length} hex digits>" for name, length in ALGORITHMS.items())
         raise InvalidRequest(f"checksum {text[:100]!r} is not one of {known}", field="checksum")
     return Checksum(algorithm.lower().replace("-", ""), digits.lower())
+
+
+def printable(path: object) -> str:
+    """A path as text for records; bytes that are not UTF-8 are written in hexadecimal."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -17,11 +17,12 @@ from datahub.archive import Product
 from datahub.errors import FinalFault, PassingFault
 from datahub.kit.aio import within
 from datahub.kit.clock import HubClock, rfc3339
-from datahub.kit.sizes import format_duration
+from datahub.kit.sizes import count, format_duration
 from datahub.store import Store
 from datahub.transfers import tables
 from datahub.transfers.attempts import ENDED, Attempts
-from datahub.transfers.model import Status, Transfer, parse_checksum
+from datahub.transfers.filing import Filing
+from datahub.transfers.model import Status, Transfer, parse_checksum, printable
 from datahub.transfers.movers import Delivery, DeliveryLost, Mover, Order
 from datahub.transfers.stagers import Errand, Found, Stager
 from datahub.work import Done, Fail, Item, Next, Outcome, Park, Record, Retry, ledger
@@ -54,6 +55,12 @@ class Limits:
         """What a turn costs: less for a submitter of more weight and for a higher priority."""
         share = self.weights.get(transfer.submitter, 1.0) * transfer.priority / 3
         return max(1, round(ledger.COST / share))
+
+
+class CallBackLate(PassingFault):
+    """A stager took the request, and has not reported in time."""
+
+    code = "work.call_back_late"
 
 
 class Pipeline:
@@ -103,7 +110,7 @@ class Pipeline:
             return Done(self._cancelled(transfer))
         if item.note == DEADLINE:
             await self._attempts.give_up(item)
-            raise PassingFault(f"the stager has not called back within {format_duration(timeout)}")
+            raise CallBackLate(f"the stager has not called back within {format_duration(timeout)}")
         calls_back = self._stager.calls_back
         errand = await self._attempts.begin(item) if calls_back else Errand(transfer.id, transfer.product_id)
         staged = await within(timeout, self._stager.stage(errand), self._reactor, "staging")
@@ -116,8 +123,7 @@ class Pipeline:
         transfer: Transfer = item.record
         mover = self._mover_of(transfer)
         if transfer.status is Status.CANCELLING:
-            await mover.discard(self._order(item, transfer))
-            return Done(self._cancelled(transfer))
+            return await self._undo(item, transfer, mover)
         try:
             return await self._deliver(item, transfer, mover)
         except FinalFault:
@@ -125,6 +131,15 @@ class Pipeline:
             raise
         finally:
             self.moved.pop(transfer.id, None)
+
+    async def _undo(self, item: Item, transfer: Transfer, mover: Mover) -> Outcome:
+        """Clear up what is to be stopped; what was delivered before anybody noticed is delivered."""
+        order = self._order(item, transfer)
+        if transfer.delivery is not None and await mover.is_published(order, transfer.delivery):
+            await mover.publish(order, transfer.delivery)
+            return Done(self._delivered(item, transfer, transfer.delivery))
+        await mover.discard(order)
+        return Done(self._cancelled(transfer))
 
     def _mover_of(self, transfer: Transfer) -> Mover:
         scheme = urlsplit(transfer.destination_path).scheme
@@ -140,10 +155,21 @@ class Pipeline:
             if item.attempt > 1:
                 await mover.discard(order)
             product = await self._stager.locate(transfer)
-            delivery = await mover.copy(order, product, partial(self._count, transfer.id))
-            await self._store.run("keep what is to be published", partial(self._keep, item, delivery))
+            delivery = await self._copy(item, order, mover, product)
         await mover.publish(order, delivery)
         return Done(self._delivered(item, transfer, delivery))
+
+    async def _copy(self, item: Item, order: Order, mover: Mover, product: Product) -> Delivery:
+        filing = Filing(self._store, item, self._owner)
+        try:
+            async with filing.kept(self._reactor):
+                delivery = await mover.copy(order, product, partial(self._count, item.subject), filing.note)
+        except (PassingFault, FinalFault) as error:
+            await filing.fail(str(error))
+            raise
+        put = await filing.end()
+        await self._store.run("keep what is to be published", partial(self._keep, item, delivery, put))
+        return delivery
 
     def fault(self, item: Item, error: Exception) -> Outcome:
         """Try again what may pass, until it has failed for ``retry_for``; end what will not, and say why."""
@@ -157,7 +183,8 @@ class Pipeline:
             if isinstance(error, PassingFault | TimeoutError)
             else f"internal fault ({type(error).__name__}), see the log"
         )
-        since = transfer.failing_since or self._clock.wall()
+        late = isinstance(error, CallBackLate)
+        since = (transfer.late_since if late else None) or transfer.failing_since or self._clock.wall()
         if self._clock.wall() - since > self._limits.retry_for * 1000:
             told = f"given up after {item.attempt} tries since {rfc3339(since)}: {reason}"
             return Fail(self._failed(item, transfer, told))
@@ -168,7 +195,10 @@ class Pipeline:
             pause=format_duration(pause / 1000),
             reason=reason,
         )
-        return Retry(pause, self._put_off(item, transfer, reason, since, lost=isinstance(error, DeliveryLost)))
+        more: dict[str, Any] = {"delivery": None} if isinstance(error, DeliveryLost) else {}
+        if late:
+            more["late_since"] = since
+        return Retry(pause, self._put_off(item, transfer, reason, since, **more))
 
     def _order(self, item: Item, transfer: Transfer) -> Order:
         return Order(
@@ -178,14 +208,16 @@ class Pipeline:
     def _count(self, number: str, size: int) -> None:
         self.moved[number] = self.moved.get(number, 0) + size
 
-    def _keep(self, item: Item, delivery: Delivery, connection: Connection) -> None:
+    def _keep(self, item: Item, delivery: Delivery, put: Record, connection: Connection) -> None:
         ledger.hold(connection, item, self._owner)
+        put(connection)
         tables.change(connection, item.record, self._clock.wall(), delivery=delivery)
 
     def _promised(self, transfer: Transfer, said: str) -> Record:
-        # It goes on failing until it has called back: a stager that only ever promises is given up in the end.
+        # It has answered, so it is not away any more; `late_since` stays, so that a stager that only ever promises is
+        # given up in the end.
         told = f"the stager has taken the request: {said}" if said else "the stager has taken the request"
-        return self._change(transfer, stager_status=told, detailed_status=None)
+        return self._change(transfer, stager_status=told, detailed_status=None, failing_since=None)
 
     def _staged(self, transfer: Transfer, product: Product) -> Record:
         return self._change(
@@ -195,9 +227,10 @@ class Pipeline:
             files=product.files,
             size=product.size,
             stager_path=printable(product.root),
-            stager_status=f"found in the archive: {product.files} files, {product.size} bytes",
+            stager_status=f"found in the archive: {count(product.files, 'file')}, {count(product.size, 'byte')}",
             detailed_status=None,
             failing_since=None,
+            late_since=None,
         )
 
     def _delivered(self, item: Item, transfer: Transfer, delivery: Delivery) -> Record:
@@ -226,21 +259,20 @@ class Pipeline:
             **(ENDED if item.lane == STAGE else {}),
         )
 
-    def _put_off(self, item: Item, transfer: Transfer, reason: str, since: int, *, lost: bool) -> Record:
-        changes: dict[str, Any] = {"detailed_status": reason, "failing_since": since, "attempts": item.attempt}
+    def _put_off(self, item: Item, transfer: Transfer, reason: str, since: int, **changes: Any) -> Record:
+        changes |= {"detailed_status": reason, "failing_since": since, "attempts": item.attempt}
         if transfer.status is Status.STAGING:
             changes["status"] = Status.SUBMITTED
-        if lost:
-            changes["delivery"] = None
         return self._change(transfer, what="retry", **changes)
 
     def _cancelled(self, transfer: Transfer) -> Record:
         """The end of what was to be stopped: by its submitter, or by its deadline."""
         now = self._clock.wall()
         if transfer.deadline is not None and now >= transfer.deadline:
-            return self._change(transfer, status=Status.ERROR, time_error=now, detailed_status=too_late(transfer))
+            ended = partial(self._change, transfer, status=Status.ERROR, delivery=None)
+            return ended(time_error=now, detailed_status=too_late(transfer))
         told = "cancelled; nothing of it is left at the destination"
-        return self._change(transfer, status=Status.CANCELLED, time_cancelled=now, detailed_status=told)
+        return self._change(transfer, status=Status.CANCELLED, time_cancelled=now, detailed_status=told, delivery=None)
 
     def _change(self, transfer: Transfer, **changes: Any) -> Record:
         return partial(tables.change, transfer_=transfer, now=self._clock.wall(), **changes)
@@ -249,8 +281,3 @@ class Pipeline:
 def too_late(transfer: Transfer) -> str:
     """Why a transfer with a deadline ends in ERROR."""
     return f"its deadline {rfc3339(transfer.deadline or 0)} has passed"
-
-
-def printable(path: Any) -> str:
-    """A path as text for records; bytes that are not UTF-8 are written in hexadecimal."""
-    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -147,6 +147,7 @@ class Reports:
             "time_staging_finished": self._clock.wall(),
             "detailed_status": None,
             "failing_since": None,
+            "late_since": None,
         }
 
     def _failed(self, outcome: Outcome) -> dict[str, Any]:

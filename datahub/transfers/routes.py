@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -13,9 +13,9 @@ from datahub.kit.times import parse_time
 from datahub.transfers.model import Filter, Status, Submission, Submitted
 from datahub.transfers.reports import Reports, StagingReport
 from datahub.transfers.service import Seen, Transfers
-from datahub.transfers.view import View, view
+from datahub.transfers.view import FileView, View, view, view_file
 from datahub.web.app import Answer, App, Call
-from datahub.web.lists import LARGEST_PAGE, Cursor, ListQuery, Look, Page, page_of, parse_wait
+from datahub.web.lists import LARGEST_PAGE, Cursor, ListQuery, Look, Page, page_of, parse_wait, read_cursor
 from datahub.web.live import Live
 
 __all__ = ["TransferRoutes"]
@@ -37,9 +37,10 @@ class Wanted(Look, frozen=True, kw_only=True):
 
 
 class TransferQuery(ListQuery, frozen=True, kw_only=True):
-    """Which transfers: besides what every list has, the exact ``destination``."""
+    """Which transfers: besides what every list has, the exact ``destination``, and ``stuck``: that don't get on."""
 
     destination: str = ""
+    stuck: bool = False
 
 
 class Selection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -65,6 +66,20 @@ class Views(msgspec.Struct, frozen=True):
     """A page of transfers, and the cursor of the next."""
 
     items: list[View]
+    next: str | None
+
+
+class FileQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which files: a page of them."""
+
+    limit: Annotated[int, msgspec.Meta(ge=1, le=LARGEST_PAGE)] = 100
+    after: str = ""
+
+
+class Files(msgspec.Struct, frozen=True):
+    """A page of a transfer's files, and the cursor of the next."""
+
+    items: list[FileView]
     next: str | None
 
 
@@ -136,6 +151,16 @@ class TransferRoutes:
         """Tell how a transfer is doing: now, when it is final, or at each change."""
         return await self._show(call, number, look)
 
+    @app.operation("GET", "/transfers/<number>/files", scope="transfers:read", takes=FileQuery, gives={200: Files})
+    async def files(self, call: Call, query: FileQuery, number: str) -> Answer:
+        """List the files of a transfer: those copied, and one whose copy failed."""
+        cursor = read_cursor(query.after)
+        first = 0 if cursor is None else cursor.time
+        status, found = await self._transfers.files(call.caller, number, first, query.limit + 1)
+        items = [view_file(each, status) for each in found[: query.limit]]
+        further = found[query.limit].number if len(found) > query.limit else None
+        return page_of(call, items, None if further is None else Cursor(further, number))
+
     @app.operation("GET", "/transfers/<number>/events", scope="transfers:read", gives={200: Timeline})
     async def timeline(self, call: Call, number: str) -> Timeline:
         """Tell all that happened to a transfer."""
@@ -204,6 +229,7 @@ def _filter(query: TransferQuery | Selection, submitter: str | None, page: Page)
         destination=query.destination or None,
         since=parse_time("since", query.since),
         until=parse_time("until", query.until),
+        stuck=isinstance(query, TransferQuery) and query.stuck,
         behind=None if page.cursor is None else (page.cursor.time, page.cursor.id),
     )
 

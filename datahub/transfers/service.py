@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from datahub.archive import check_product_id
 from datahub.auth.identity import Caller
-from datahub.errors import Conflict, DatahubError, InvalidRequest, NotFound, NotPermitted
+from datahub.errors import Conflict, DatahubError, InvalidRequest, NoSpace, NotFound, NotPermitted
 from datahub.events import Actor, Event
 from datahub.events.feed import Feed
 from datahub.events.summary import Summary, summarise
@@ -22,13 +22,14 @@ from datahub.events.tables import Wanted
 from datahub.events.tables import find as find_events
 from datahub.events.watching import changes, until_final
 from datahub.kit.times import parse_time
-from datahub.store.requests import Request, check_key, once
-from datahub.transfers import tables
-from datahub.transfers.model import Filter, Place, Status, Submission, Transfer, parse_checksum
+from datahub.store.requests import Request, check_key, given, once
+from datahub.transfers import file_tables, tables
+from datahub.transfers.model import FileRecord, Filter, Place, Status, Submission, Transfer, parse_checksum
 from datahub.transfers.movers import Mover
 from datahub.transfers.pipeline import LANES, MOVE, STAGE, too_late
 from datahub.work import ledger
 from datahub.work.lane import Floor
+from datahub.work.tables import RUNNING
 
 __all__ = ["Rules", "Seen", "Transfers"]
 
@@ -90,9 +91,17 @@ class Transfers:
         Raises `InvalidRequest`, `Conflict` (the key was used for something else), `NoSpace`, `Unavailable`.
         """
         self._check(submission)
-        self._admit()
-        new = _new_transfer(caller, submission, self._clock.wall())
         request = _request(caller, submission, key)
+        try:
+            self._admit()
+        except NoSpace:
+            # What was answered once is answered again, whatever room there is by now.
+            if request is not None:
+                known = await self._store.read("look for a key", partial(given, request=request))
+                if known is not None:
+                    return known
+            raise
+        new = _new_transfer(caller, submission, self._clock.wall())
         number = await self._store.run("submit transfer", partial(self._submit, new, request, actor_of(caller)))
         self._announce(STAGE)
         return number
@@ -120,9 +129,9 @@ class Transfers:
 
     def _submit(self, new: Transfer, request: Request | None, actor: Actor, connection: Connection) -> str:
         if request is not None:
-            given = once(connection, request, 202, new.id, new.time_submitted)
-            if given is not None:
-                return given
+            before = once(connection, request, 202, new.id, new.time_submitted)
+            if before is not None:
+                return before
         if tables.add(connection, new, actor):
             self._enqueue(connection, STAGE, new)
         return new.id
@@ -181,6 +190,12 @@ class Transfers:
         wanted = Wanted(subject=number)
         return await self._store.read("timeline", partial(find_events, wanted=wanted, limit=1000))
 
+    async def files(self, caller: Caller, number: str, first: int, limit: int) -> tuple[Status, list[FileRecord]]:
+        """The status of a transfer, and its files from the ``first`` on: those copied, or whose copy failed."""
+        seen = await self.find(caller, number)
+        page = partial(file_tables.find, job=number, first=first, limit=limit)
+        return seen.transfer.status, await self._store.read("list files", page)
+
     async def summary(self) -> Summary:
         """How many transfers are in which status, and what ended lately."""
 
@@ -202,7 +217,7 @@ class Transfers:
         transfer = self._own(connection, caller, number)
         if transfer.status in (Status.CANCELLING, Status.CANCELLED):
             return
-        if transfer.status.final or transfer.delivery is not None:
+        if transfer.status.final or is_being_published(connection, transfer):
             state = transfer.status if transfer.status.final else "being given its final name"
             raise Conflict(f"transfer {number} can't be cancelled any more: it is {state}", code="transfer.too_late")
         now, actor = self._clock.wall(), actor_of(caller)
@@ -234,12 +249,21 @@ class Transfers:
         staged = transfer.time_staging_finished is not None
         back = partial(tables.change, status=Status.STAGING if staged else Status.SUBMITTED, what="retried")
         back(
-            connection, transfer, now, actor=actor_of(caller), detailed_status=None, failing_since=None, time_error=None
+            connection,
+            transfer,
+            now,
+            actor=actor_of(caller),
+            detailed_status=None,
+            failing_since=None,
+            late_since=None,
+            time_error=None,
         )
         self._enqueue(connection, MOVE if staged else STAGE, transfer)
 
     async def for_each(self, caller: Caller, wanted: Filter, verb: str, *, dry_run: bool) -> dict[str, list[str]]:
         """Cancel or retry all that ``wanted`` finds: the ids ``done`` and ``refused``, or those it ``would`` try."""
+        if verb == "retry" and not dry_run:
+            self._admit()
         found = await self._store.read(f"find to {verb}", partial(tables.find_many, wanted=wanted))
         numbers = [each.id for each in found]
         if dry_run:
@@ -273,6 +297,14 @@ class Transfers:
         for lane in lanes:
             self._queue.announce(lane)
         self._changed()
+
+
+def is_being_published(connection: Connection, transfer: Transfer) -> bool:
+    """Whether a transfer gets its final name just now; one that waits to be tried again can still be stopped."""
+    if transfer.delivery is None:
+        return False
+    place = tables.find_place(connection, LANES, transfer.id)
+    return place is None or place.state == RUNNING
 
 
 def actor_of(caller: Caller) -> Actor:
@@ -311,6 +343,7 @@ def _new_transfer(caller: Caller, submission: Submission, now: int) -> Transfer:
         "status": Status.SUBMITTED,
         "attempts": 0,
         "time_submitted": now,
+        **tables.gets_on(now),
     }
     return Transfer(**{**nothing_yet, **known, **own})
 

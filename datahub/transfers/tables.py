@@ -45,14 +45,22 @@ __all__ = [
     "find_many",
     "find_place",
     "find_places",
+    "gets_on",
+    "lately_delivered",
     "oldest",
     "overdue",
     "remove",
     "transfer",
+    "unchecked",
+    "unfinished",
 ]
 
 KIND = "transfer"
 GONE = "DELETED"
+PATIENCE = 10 * 60_000
+"""Milliseconds for which nobody asks whether a transfer gets on."""
+STANDS_STILL = ("retry", "stuck")
+"""Events of a transfer that does not get on."""
 
 transfer = table(
     "transfer",
@@ -85,6 +93,10 @@ transfer = table(
     Column("time_error", BigInteger),
     Column("time_success", BigInteger),
     Column("time_cancelled", BigInteger),
+    Column("since", BigInteger),
+    Column("check_at", BigInteger),
+    Column("stuck_at", BigInteger),
+    Column("late_since", BigInteger),
 )
 ORDER = (transfer.c.time_submitted, transfer.c.id)
 FILTERS = ("submitter", "status", "destination_key")
@@ -94,6 +106,9 @@ for _name in FILTERS:
 Index("transfer_submitter_status", transfer.c.submitter, transfer.c.status, *ORDER)
 due = transfer.c.deadline.isnot(None)
 Index("transfer_deadline", transfer.c.deadline, postgresql_where=due, sqlite_where=due)
+for _name in ("check_at", "stuck_at"):
+    _given = transfer.c[_name].isnot(None)
+    Index(f"transfer_{_name}", transfer.c[_name], postgresql_where=_given, sqlite_where=_given)
 
 _one = select(transfer).where(transfer.c.id == bindparam("number"))
 _locked = _one.with_for_update()
@@ -137,6 +152,8 @@ def find_many(connection: Connection, wanted: Filter) -> list[Transfer]:
         conditions.append(transfer.c.time_submitted >= wanted.since)
     if wanted.until is not None:
         conditions.append(transfer.c.time_submitted < wanted.until)
+    if wanted.stuck:
+        conditions.append(transfer.c.stuck_at.isnot(None))
     if wanted.behind is not None:
         conditions.append(_behind(wanted.behind, wanted.newest_first))
     if not wanted.statuses:
@@ -175,6 +192,28 @@ def overdue(connection: Connection, now: int, limit: int) -> list[str]:
     """Transfers whose deadline has passed before they were final."""
     late = (transfer.c.deadline <= now, transfer.c.status.not_in([*FINAL, Status.CANCELLING]))
     return list(connection.execute(select(transfer.c.id).where(*late).limit(limit)).scalars())
+
+
+def unfinished(connection: Connection, numbers: Sequence[str]) -> set[str]:
+    """Those of ``numbers`` that are transfers which are not final."""
+    wanted = select(transfer.c.id).where(transfer.c.id.in_(numbers), transfer.c.status.not_in(FINAL))
+    return set(connection.execute(wanted).scalars())
+
+
+def unchecked(connection: Connection, now: int, limit: int) -> list[Transfer]:
+    """Transfers that were to be looked at by ``now``, to see whether they get on."""
+    wanted = select(transfer).where(transfer.c.check_at <= now).order_by(transfer.c.check_at).limit(limit)
+    return [_from_row(row) for row in connection.execute(wanted)]
+
+
+def lately_delivered(connection: Connection, destination: str | None, limit: int) -> list[Transfer]:
+    """The transfers submitted last that have ended well, at ``destination``, or anywhere."""
+    where = [transfer.c.status == Status.SUCCESS]
+    if destination is not None:
+        # The status is looked at behind the index of destinations: of a status there are too many.
+        where = [transfer.c.destination_key == key_of(destination), transfer.c.status + "" == Status.SUCCESS]
+    newest = select(transfer).where(*where).order_by(*(column.desc() for column in ORDER)).limit(limit)
+    return [_from_row(row) for row in connection.execute(newest)]
 
 
 def oldest(connection: Connection) -> dict[str, int]:
@@ -219,12 +258,22 @@ def _begin(
     rows = connection.execute(_all, {"numbers": numbers})
     found = {row.id: _from_row(row) for row in rows}
     moving = [each for each in found.values() if each.status is old]
-    if moving:
-        connection.execute(_move_on, {"numbers": [each.id for each in moving], **changes})
-        moved = [replace(each, **changes) for each in moving]
-        append(connection, [_happening(each, old) for each in moved], HUB, now)
-        found |= {each.id: each for each in moved}
+    # What begins again after a fault has not got on by that.
+    for some, news in (
+        ([each for each in moving if each.failing_since is None], {**changes, **gets_on(now)}),
+        ([each for each in moving if each.failing_since is not None], changes),
+    ):
+        if some:
+            connection.execute(_move_on, {"numbers": [each.id for each in some], **news})
+            moved = [replace(each, **news) for each in some]
+            append(connection, [_happening(each, old) for each in moved], HUB, now)
+            found |= {each.id: each for each in moved}
     return found
+
+
+def gets_on(now: int) -> dict[str, int | None]:
+    """What is written of a transfer that gets on at ``now``."""
+    return {"since": now, "check_at": now + PATIENCE, "stuck_at": None}
 
 
 def change(
@@ -235,9 +284,13 @@ def change(
     A change of the state, or one that has a name of its own (``what``), is an event.
     """
     mine = {"number": transfer_.id, "old": transfer_.status}
+    told_of = bool(what) or "status" in changes
+    if told_of and what not in STANDS_STILL:
+        final = Status(changes.get("status", transfer_.status)).final
+        changes |= {"check_at": None, "stuck_at": None} if final else gets_on(now)
     if connection.execute(_change, {**mine, **_encoded(changes)}).rowcount != 1:
         raise Superseded(f"transfer {transfer_.id} is not {transfer_.status} any more")
-    if what or "status" in changes:
+    if told_of:
         after = replace(transfer_, **changes)
         told = replace(_happening(after, transfer_.status), before=transfer_.size or 0, what=what)
         append(connection, [told], actor, now)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import msgspec
 
 from datahub.kit.clock import rfc3339
-from datahub.transfers.model import Status, Transfer
+from datahub.transfers.model import FileRecord, Status, Transfer
 from datahub.transfers.pipeline import STAGE
 from datahub.transfers.service import Seen
 from datahub.work.tables import DELAYED, PARKED, RUNNING
 
-__all__ = ["Progress", "View", "WaitingOn", "view"]
+__all__ = ["FileView", "Progress", "View", "WaitingOn", "view", "view_file"]
 
 SECOND = 1000
 
@@ -61,6 +61,25 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True):
     attempts: int = 0
     waiting_on: WaitingOn | None = None
     checksums: dict[str, str] | None = None
+    stuck_since: str | None = None
+
+
+class FileView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One file of a transfer: COPIED (under a temporary name), DELIVERED, or FAILED with the ``error``."""
+
+    path: str
+    size: int
+    state: str
+    checksums: dict[str, str] | None = None
+    error: str | None = None
+
+
+def view_file(file: FileRecord, status: Status) -> FileView:
+    """``file`` of a transfer in ``status`` as a caller gets it."""
+    if file.error is not None:
+        return FileView(file.path, file.size, "FAILED", error=file.error)
+    state = "DELIVERED" if status is Status.SUCCESS else "COPIED"
+    return FileView(file.path, file.size, state, {"sha256": file.sha256 or ""})
 
 
 def view(seen: Seen, now: int, keep: int) -> View:
@@ -85,13 +104,14 @@ def view(seen: Seen, now: int, keep: int) -> View:
         attempts=seen.place.attempt if seen.place else transfer.attempts,
         waiting_on=_waiting_on(seen),
         checksums=transfer.checksums,
+        stuck_since=_time(transfer.since) if transfer.stuck_at is not None else None,
         **_times(transfer),
     )
 
 
 def _links(transfer: Transfer) -> dict[str, str]:
     here = f"/transfers/{transfer.id}"
-    links = {"self": here, "events": f"{here}/events"}
+    links = {"self": here, "events": f"{here}/events", "files": f"{here}/files"}
     if transfer.status is Status.ERROR:
         links["retry"] = f"{here}/retry"
     return links

@@ -16,7 +16,7 @@ from datahub.kit.sizes import parse_duration
 from datahub.web.answer import Answer
 from datahub.web.app import Call
 
-__all__ = ["LONGEST_WAIT", "Cursor", "ListQuery", "Look", "Page", "page_of", "parse_wait"]
+__all__ = ["LONGEST_WAIT", "Cursor", "ListQuery", "Look", "Page", "page_of", "parse_wait", "read_cursor"]
 
 LARGEST_PAGE = 1000
 LONGEST_WAIT = 300.0
@@ -60,7 +60,7 @@ class Page:
     @classmethod
     def of(cls, query: ListQuery) -> Page:
         """Read the parameters; raises `InvalidRequest`."""
-        return cls(query.limit, _read_cursor(query.after), query.order == "new")
+        return cls(query.limit, read_cursor(query.after), query.order == "new")
 
 
 def page_of(call: Call, items: Sequence[Any], last: Cursor | None) -> Answer:
@@ -77,7 +77,8 @@ def _write_cursor(cursor: Cursor) -> str:
     return base64.urlsafe_b64encode(msgspec.json.encode((cursor.time, cursor.id))).decode().rstrip("=")
 
 
-def _read_cursor(text: str) -> Cursor | None:
+def read_cursor(text: str) -> Cursor | None:
+    """Read what a list gave as ``next``; None for "". Raises `InvalidRequest`."""
     if not text:
         return None
     try:

@@ -19,7 +19,7 @@ from datahub.kit.aio import start
 from datahub.kit.clock import HubClock
 from datahub.transfers import tables
 from datahub.transfers.model import Place, Submission, Transfer
-from datahub.transfers.movers import Delivery, Order
+from datahub.transfers.movers import CopiedFile, Delivery, Filed, Leftover, Order
 from datahub.transfers.pipeline import LANES, MOVE, STAGE, Limits, Pipeline
 from datahub.transfers.reports import Reports
 from datahub.transfers.routes import TransferRoutes
@@ -80,12 +80,17 @@ class Mover:
         self.calls: list[str] = []
         self.orders: list[Order] = []
         self.progress = 0
+        self.files: list[CopiedFile] = []
+        self.published = False
+        self.lying: list[Leftover] = []
 
     def check(self, destination: str) -> None:
         if not destination.startswith("file:///d/"):
             raise InvalidRequest(f"destination_path {destination!r} is not below /d", field="destination_path")
 
-    async def copy(self, order: Order, product: Product, progress: Callable[[int], None]) -> Delivery:
+    async def copy(self, order: Order, product: Product, progress: Callable[[int], None], filed: Filed) -> Delivery:
+        for each in self.files:
+            filed(each)
         if self.progress:
             progress(self.progress)
         delivery: Delivery = await self._do("copy", order, DELIVERY)
@@ -97,6 +102,15 @@ class Mover:
 
     async def discard(self, order: Order) -> None:
         await self._do("discard", order, None)
+
+    async def is_published(self, order: Order, delivery: Delivery) -> bool:
+        return self.published
+
+    async def leftovers(self, before: float) -> list[Leftover]:
+        return list(self.lying)
+
+    async def remove(self, leftover: Leftover) -> None:
+        self.lying.remove(leftover)
 
     async def _do(self, verb: str, order: Order, usual: Any) -> Any:
         self.calls.append(verb)

@@ -11,9 +11,9 @@ from twisted.logger import capturedLogs
 from datahub.errors import FinalFault, PassingFault
 from datahub.kit.aio import start
 from datahub.transfers import pipeline as pipeline_module
-from datahub.transfers.model import Status
+from datahub.transfers.model import Status, printable
 from datahub.transfers.movers import Checksum, DeliveryLost
-from datahub.transfers.pipeline import LONGEST_PAUSE, MOVE, STAGE, printable
+from datahub.transfers.pipeline import LONGEST_PAUSE, MOVE, STAGE
 from datahub.work import presence
 from tests.transfers.depot import DELIVERY, ME, START, Depot, caller
 
@@ -47,7 +47,7 @@ def test_the_way_through(depot):
     assert (found.status, found.files, found.size) == (Status.STAGING, 1, 1000)
     assert (found.stager_path, found.stager_status) == (
         "/archive/005",
-        "found in the archive: 1 files, 1000 bytes",
+        "found in the archive: 1 file, 1000 bytes",
     )
     depot.clock.advance(1)
     copying = Deferred()

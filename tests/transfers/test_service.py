@@ -12,7 +12,7 @@ from datahub.auth import Caller
 from datahub.errors import Conflict, InvalidRequest, NoSpace, NotFound, NotPermitted, PassingFault, Unavailable
 from datahub.kit.aio import start
 from datahub.transfers import tables
-from datahub.transfers.model import Status, Submission
+from datahub.transfers.model import Filter, Status, Submission
 from datahub.transfers.pipeline import LANES, STAGE
 from datahub.work.tables import work
 from tests.transfers.depot import START, Depot, caller
@@ -263,3 +263,35 @@ def test_due_times_are_for_people(depot):
     due = depot.seen(number).place.due
     assert due == depot.place(number).due + 3_600_000
     assert START + 3_600_000 < due < START + 3_602_000
+
+
+async def test_cancelled_while_publishing_keeps_failing(depot):
+    """Between two tries a cancel wins, and the copy is removed; if it was delivered after all, that is told."""
+    for published, status in ((False, Status.CANCELLED), (True, Status.SUCCESS)):
+        number = depot.submit()
+        depot.stage()
+        depot.mover.answers["publish"] = [PassingFault("the disk is away")]
+        depot.move()
+        assert depot.transfer(number).delivery is not None
+        seen = await depot.verbs.cancel(caller(), number)
+        assert seen.transfer.status is Status.CANCELLING
+        depot.mover.published = published
+        depot.move()
+        assert depot.transfer(number).status is status
+        assert depot.mover.calls[-1] == ("publish" if published else "discard")
+
+
+async def test_a_full_disk_and_a_request_that_was_answered_before(depot):
+    """Its answer is given again; what is new is refused, by submission and by retry."""
+    number = depot.submit(key="k")
+    depot.full = "no room"
+    assert await depot.verbs.submit(caller(), a_submission(), "k") == number
+    with pytest.raises(Conflict):
+        await depot.verbs.submit(caller(), a_submission(priority=5), "k")
+    for key in (None, "other"):
+        with pytest.raises(NoSpace):
+            await depot.verbs.submit(caller(), a_submission(), key)
+    wanted = Filter(limit=10, statuses=(Status.ERROR,))
+    with pytest.raises(NoSpace):
+        await depot.verbs.for_each(caller(), wanted, "retry", dry_run=False)
+    assert (await depot.verbs.for_each(caller(), wanted, "retry", dry_run=True))["would"] == []

@@ -29,7 +29,11 @@ def shown(depot, number):
 
 
 def links(number):
-    return {"self": f"/transfers/{number}", "events": f"/transfers/{number}/events"}
+    return {
+        "self": f"/transfers/{number}",
+        "events": f"/transfers/{number}/events",
+        "files": f"/transfers/{number}/files",
+    }
 
 
 def test_submitted(depot):
@@ -119,7 +123,7 @@ def test_success(depot):
         "expires_at": "2028-11-25T09:30:00.250Z",
         "detailed_status": "delivered and verified: file:///d/alice/005",
         "stager_path": "/archive/005",
-        "stager_status": "found in the archive: 1 files, 1000 bytes",
+        "stager_status": "found in the archive: 1 file, 1000 bytes",
         "time_submitted": T0,
         "time_staging": T1,
         "time_staging_finished": T1,

@@ -12,9 +12,36 @@ from datahub.archive import Product
 from datahub.errors import PassingFault
 from datahub.files import Checksum
 
-__all__ = ["Checksum", "Delivery", "DeliveryLost", "Mover", "Order", "Progress"]
+__all__ = ["Checksum", "CopiedFile", "Delivery", "DeliveryLost", "Filed", "Leftover", "Mover", "Order", "Progress"]
 
 Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class CopiedFile:
+    """A file of a product whose copy begins; with ``sha256`` (hexadecimal) it has ended, and is verified.
+
+    ``path`` is relative to the product, its name for one that is a single file; ``size`` in bytes.
+    """
+
+    path: str
+    size: int
+    sha256: str | None = None
+
+
+Filed = Callable[[CopiedFile], None]
+
+
+def nobody(_: CopiedFile) -> None:
+    """Nobody wants to know of single files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leftover:
+    """What lies under a temporary name of ``transfer``, in a mover's own words for the place."""
+
+    transfer: str
+    place: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +97,27 @@ class Mover(Protocol):
     def check(self, destination: str) -> None:
         """Raise `InvalidRequest` (field ``destination_path``) for a URL to which nothing can ever be moved."""
 
-    async def copy(self, order: Order, product: Product, progress: Progress) -> Delivery:
+    async def copy(self, order: Order, product: Product, progress: Progress, filed: Filed = nobody) -> Delivery:
         """Copy the product under a temporary name of the attempt: verified, and safe from a power cut.
 
-        ``progress`` is told the number of bytes of each step, from another thread. A failed or cancelled copy
-        leaves nothing behind.
+        ``progress`` is told the number of bytes of each step, ``filed`` each file, from another thread. A failed
+        or cancelled copy leaves nothing behind.
         """
         ...
 
     async def publish(self, order: Order, delivery: Delivery) -> None:
         """Give what was copied its final name, or recognise that it has it; raises `DeliveryLost`."""
 
+    async def is_published(self, order: Order, delivery: Delivery) -> bool:
+        """Whether what was copied has its final name already."""
+        ...
+
     async def discard(self, order: Order) -> None:
         """Remove whatever any attempt of this transfer has left under a temporary name at the destination."""
+
+    async def leftovers(self, before: float) -> list[Leftover]:
+        """Look for what lies under temporary names, anywhere, untouched since ``before`` (seconds since 1970)."""
+        ...
+
+    async def remove(self, leftover: Leftover) -> None:
+        """Remove what `leftovers` found."""

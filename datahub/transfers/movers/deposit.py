@@ -9,7 +9,8 @@ from threading import Event
 from datahub.archive import Archive, Entry, Product
 from datahub.errors import FinalFault, PassingFault
 from datahub.files import Checksum, Manifest, Mismatch, Position, Shrunk, check, copy_verified, held, set_mode
-from datahub.transfers.movers import Progress
+from datahub.kit.sizes import count
+from datahub.transfers.movers import CopiedFile, Filed, Progress, nobody
 
 __all__ = ["Copied", "Deposit", "Modes"]
 
@@ -42,12 +43,15 @@ class Copied:
 class Deposit:
     """One copy of ``product``; blocking, so it is made in a thread, which ends soon after ``stop`` is set."""
 
-    def __init__(self, archive: Archive, product: Product, modes: Modes, stop: Event, progress: Progress) -> None:
+    def __init__(
+        self, archive: Archive, product: Product, modes: Modes, stop: Event, progress: Progress, filed: Filed = nobody
+    ) -> None:
         self._archive = archive
         self._product = product
         self._modes = modes
         self._stop = stop
         self._progress = progress
+        self._filed = filed
         self._files = 0
         self._size = 0
 
@@ -63,7 +67,7 @@ class Deposit:
             checksums = self._copy_single(folder, name, checksum)
         if (self._files, self._size) != (self._product.files, self._product.size):
             raise self._changed(
-                f"{self._files} files of {self._size} bytes instead of {self._product.files} of {self._product.size}"
+                f"{count(self._files, 'file')} of {self._size} bytes, not {self._product.files} of {self._product.size}"
             )
         made = os.stat(name, dir_fd=folder, follow_symlinks=False)
         return Copied(made.st_dev, made.st_ino, self._files, self._size, checksums)
@@ -96,6 +100,8 @@ class Deposit:
         return manifest.hexdigest()
 
     def _copy_file(self, entry: Entry, folder: int, name: str, algorithms: list[str]) -> dict[str, str]:
+        path = entry.path or self._product.name
+        self._filed(CopiedFile(path, entry.size))
         with held(self._archive.open(self._product, entry)) as source:
             before = os.fstat(source)
             if (before.st_ino, before.st_size, before.st_mtime_ns) != (entry.inode, entry.size, entry.mtime_ns):
@@ -109,6 +115,7 @@ class Deposit:
                 raise self._changed(repr(entry.path))
         self._files += 1
         self._size += entry.size
+        self._filed(CopiedFile(path, entry.size, checksums["sha256"]))
         return checksums
 
     def _copy_bytes(self, entry: Entry, source: int, target: int, algorithms: list[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from datahub.archive import Product
 from datahub.errors import FinalFault, PassingFault
 from datahub.files import user_name
+from datahub.kit.sizes import count
 
 __all__ = ["destination_faults", "full"]
 
@@ -45,7 +46,7 @@ def full(
     folder: str, product: Product | None, space: os.statvfs_result, reason: str = "the disk is full"
 ) -> PassingFault:
     """Say how much room is free, and how much the product needs."""
-    needed = f"product {product.id!r} needs {product.size} bytes in {product.files} files, " if product else ""
+    needed = f"product {product.id!r} needs {product.size} bytes in {count(product.files, 'file')}, " if product else ""
     free = space.f_bavail * space.f_frsize
     return PassingFault(f"{folder!r}: {reason}: {needed}{free} bytes and {space.f_favail} files are free")
 

@@ -12,15 +12,26 @@ from threading import Event
 
 from datahub.archive import Archive, Product
 from datahub.errors import FinalFault, InvalidRequest, PassingFault
-from datahub.files import Position, check, held, make_folder, path_of_url, remove, rename_new, url_of_path
+from datahub.files import (
+    Position,
+    check,
+    held,
+    make_folder,
+    manifest_of,
+    path_of_url,
+    remove,
+    rename_new,
+    sha256_of,
+    url_of_path,
+)
 from datahub.kit.threads import Pool, stoppable
-from datahub.transfers.movers import Delivery, DeliveryLost, Order, Progress
+from datahub.transfers.movers import Delivery, DeliveryLost, Filed, Leftover, Order, Progress, nobody
 from datahub.transfers.movers.deposit import Deposit, Modes
 from datahub.transfers.movers.faults import destination_faults, full
+from datahub.transfers.movers.leftovers import PREFIX, find_leftovers, remove_leftover
 
 __all__ = ["LocalMover"]
 
-_PREFIX = ".datahub-"
 # What a file system without hard links answers (FAT, exFAT, many FUSE ones).
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
 
@@ -42,26 +53,38 @@ class LocalMover:
         """Raise `InvalidRequest` unless ``destination`` is a ``file://`` URL of a folder below the root."""
         self._parts(destination)
 
-    async def copy(self, order: Order, product: Product, progress: Progress) -> Delivery:
+    async def copy(self, order: Order, product: Product, progress: Progress, filed: Filed = nobody) -> Delivery:
         """Copy under the name ``.datahub-{transfer}-{attempt}`` in the destination's folder."""
-        return await stoppable(self._pool, partial(self._copy, order, product, progress))
+        return await stoppable(self._pool, partial(self._copy, order, product, progress, filed))
 
     async def publish(self, order: Order, delivery: Delivery) -> None:
         """Link a file to its name, or rename a folder; nothing is clobbered unless the order says overwrite."""
         await stoppable(self._pool, partial(self._publish, order, delivery))
 
+    async def is_published(self, order: Order, delivery: Delivery) -> bool:
+        """Whether what was copied is at its final name."""
+        return await stoppable(self._pool, partial(self._is_published, order, delivery))
+
     async def discard(self, order: Order) -> None:
         """Remove ``.datahub-{transfer}-*`` from the destination's folder."""
         await stoppable(self._pool, partial(self._discard, order))
 
-    def _copy(self, order: Order, product: Product, progress: Progress, stop: Event) -> Delivery:
+    async def leftovers(self, before: float) -> list[Leftover]:
+        """Look for ``.datahub-*`` in all folders below the root."""
+        return await stoppable(self._pool, partial(find_leftovers, self._root, before))
+
+    async def remove(self, leftover: Leftover) -> None:
+        """Remove a file or folder that `leftovers` found."""
+        await stoppable(self._pool, partial(remove_leftover, self._root, leftover))
+
+    def _copy(self, order: Order, product: Product, progress: Progress, filed: Filed, stop: Event) -> Delivery:
         check(stop)
         path, name = self._path(order), _temporary(order)
         with destination_faults(path, product), held(self._folder(order, make=True)) as folder:
             _refuse_hopeless(order, product, path, folder)
             remove(name, folder)
             try:
-                deposit = Deposit(self._archive, product, self._modes, stop, progress)
+                deposit = Deposit(self._archive, product, self._modes, stop, progress, filed)
                 copied = deposit.copy(folder, name, order.checksum)
             except BaseException:
                 with suppress(OSError):  # the disk may have failed: `discard` finds what is left
@@ -79,8 +102,7 @@ class LocalMover:
 
     def _publish(self, order: Order, delivery: Delivery, stop: Event) -> None:
         check(stop)
-        final = path_of_url(delivery.final)
-        path, _, name = final.rpartition("/")
+        final, path, name = _final(delivery)
         lost = DeliveryLost(f"the copy for {final!r} has gone: it is made again")
         with destination_faults(path):
             try:
@@ -88,7 +110,7 @@ class LocalMover:
             except FileNotFoundError:
                 raise lost from None
         with destination_faults(path), held(opened) as folder:
-            ours = _Ours(delivery, folder)
+            ours = _Ours(delivery, folder, stop)
             if not ours.is_at(name):
                 if not ours.is_at(delivery.temporary):
                     raise lost
@@ -97,8 +119,18 @@ class LocalMover:
                 os.unlink(delivery.temporary, dir_fd=folder)
             os.fsync(folder)
 
+    def _is_published(self, order: Order, delivery: Delivery, stop: Event) -> bool:
+        _, path, name = _final(delivery)
+        with destination_faults(path):
+            try:
+                opened = self._folder(order, make=False)
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            with held(opened) as folder:
+                return _Ours(delivery, folder, stop).is_at(name)
+
     def _discard(self, order: Order, stop: Event) -> None:
-        prefix = f"{_PREFIX}{order.transfer}-"
+        prefix = f"{PREFIX}{order.transfer}-"
         with destination_faults(self._path(order)):
             try:
                 folder = self._folder(order, make=False)
@@ -157,31 +189,57 @@ def _below(root: Path, parts: list[str]) -> list[str]:
         raise ValueError("has a '.' or '..' component")
     if parts[: len(top)] != top:
         raise ValueError("is outside of the allowed folder")
-    if any(part.startswith(_PREFIX) for part in parts):
-        raise ValueError(f"has a component that begins with {_PREFIX}, the name of files under way")
+    if any(part.startswith(PREFIX) for part in parts):
+        raise ValueError(f"has a component that begins with {PREFIX}, the name of files under way")
     return parts[len(top) :]
+
+
+def _final(delivery: Delivery) -> tuple[str, str, str]:
+    """The path of what is delivered, and its folder and name."""
+    final = path_of_url(delivery.final)
+    path, _, name = final.rpartition("/")
+    return final, path, name
 
 
 def _temporary(order: Order) -> str:
     # Not made from the product's name, which may have all the 255 bytes a name can have.
-    return f"{_PREFIX}{order.transfer}-{order.attempt}"
+    return f"{PREFIX}{order.transfer}-{order.attempt}"
 
 
 class _Ours:
-    """Recognises what an attempt has copied, under whatever name it is in ``folder``."""
+    """Recognises what an attempt has copied, under whatever name it is in ``folder``.
 
-    def __init__(self, delivery: Delivery, folder: int) -> None:
+    A file system that is mounted anew may have another number: then its content tells.
+    """
+
+    def __init__(self, delivery: Delivery, folder: int, stop: Event) -> None:
         self.delivery = delivery
         self.folder = folder
+        self._stop = stop
+        self._mounted_anew = os.fstat(folder).st_dev != delivery.device
+        self._known: dict[tuple[str, int], bool] = {}
 
     def is_at(self, name: str) -> bool:
         """Whether ``name`` is what was copied; a file must still have its size."""
         found = _status(name, self.folder)
-        if found is None or (found.st_dev, found.st_ino) != (self.delivery.device, self.delivery.inode):
+        if found is None or not self._fits(found):
             return False
+        if not self._mounted_anew:
+            return (found.st_dev, found.st_ino) == (self.delivery.device, self.delivery.inode)
+        key = (name, found.st_ino)
+        if key not in self._known:
+            self._known[key] = self._has_the_content(name)
+        return self._known[key]
+
+    def _fits(self, found: os.stat_result) -> bool:
         if self.delivery.is_directory:
             return stat.S_ISDIR(found.st_mode)
         return stat.S_ISREG(found.st_mode) and found.st_size == self.delivery.size
+
+    def _has_the_content(self, name: str) -> bool:
+        if self.delivery.is_directory:
+            return manifest_of(name, self.folder, self._stop) == self.delivery.checksums["manifest-sha256"]
+        return sha256_of(name, self.folder, self._stop) == self.delivery.checksums["sha256"]
 
 
 def _give_name(ours: _Ours, name: str, final: str, overwrite: bool) -> None:
@@ -226,8 +284,8 @@ def _link_new(old: str, new: str, folder: int) -> None:
 
 def _refuse_hopeless(order: Order, product: Product, path: str, folder: int) -> None:
     """Say before any byte is copied what would be said after."""
-    if product.name.startswith(_PREFIX):
-        raise FinalFault(f"product {product.id!r} begins with {_PREFIX}, the name of files under way: rename it")
+    if product.name.startswith(PREFIX):
+        raise FinalFault(f"product {product.id!r} begins with {PREFIX}, the name of files under way: rename it")
     if product.is_directory and order.checksum:
         raise FinalFault(
             f"product {product.id!r} is a folder, and a checksum is that of a single file: submit again without it"

@@ -202,7 +202,7 @@ async def test_a_tree_that_grows_while_it_is_copied(place: Any) -> None:
     place.put("005/a")
     order = await place.order()
     place.put("005/b")
-    with pytest.raises(PassingFault, match="2 files of 8 bytes instead of 1 of 4"):
+    with pytest.raises(PassingFault, match="2 files of 8 bytes, not 1 of 4"):
         await place.copy(order)
     assert place.delivered() == []
 

@@ -23,9 +23,7 @@ async def test_a_disk_too_small(small_disk: Any) -> None:
     """What can't have room is not even begun: needed and free are told."""
     place = small_disk("size=1m")
     place.put("005", bytes(2_000_000))
-    with pytest.raises(
-        PassingFault, match=r"the disk is full: product '005' needs 2000000 bytes in 1 files, \d+ bytes"
-    ):
+    with pytest.raises(PassingFault, match=r"the disk is full: product '005' needs 2000000 bytes in 1 file, \d+ bytes"):
         await place.copy(await place.order())
     assert place.seen == []
     assert place.delivered() == []
@@ -148,7 +146,7 @@ async def test_a_name_too_long(place: Any) -> None:
 @pytest.mark.parametrize(
     ("number", "fault", "text"),
     [
-        (errno.ENOSPC, PassingFault, "needs 10 bytes in 1 files"),
+        (errno.ENOSPC, PassingFault, "needs 10 bytes in 1 file"),
         (errno.EDQUOT, PassingFault, "quota"),
         (errno.EIO, PassingFault, "Input/output error"),
         (errno.EACCES, FinalFault, "may not write in '/nowhere/x'"),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
@@ -460,6 +461,38 @@ async def test_a_product_of_another_size_than_was_staged(place: Any) -> None:
     place.put("005/a")
     order = await place.order()
     place.products[order.attempt] = replace(place.products[order.attempt], files=2, size=8)
-    with pytest.raises(PassingFault, match="1 files of 4 bytes instead of 2 of 8"):
+    with pytest.raises(PassingFault, match="1 file of 4 bytes, not 2 of 8"):
         await place.copy(order)
     assert place.delivered() == []
+
+
+@KINDS
+async def test_a_file_system_that_was_mounted_anew(place: Any, kind: str) -> None:
+    """Its number has changed since the copy was made: the content tells that it is ours, under either name."""
+    put_product(place, kind)
+    order = await place.order()
+    delivery = await place.copy(order)
+    elsewhere = replace_device(delivery)
+    assert not await place.mover.is_published(order, elsewhere)
+    await place.mover.publish(order, elsewhere)
+    assert await place.mover.is_published(order, elsewhere)
+    assert await place.mover.is_published(order, delivery)
+    await place.mover.publish(order, elsewhere)
+    assert (place.delivered(), content(place, kind)) == (["005"], b"data")
+
+
+@KINDS
+async def test_another_content_on_a_file_system_that_was_mounted_anew(place: Any, kind: str) -> None:
+    """What is not what was copied is not taken for it: as large, but another."""
+    put_product(place, kind)
+    order = await place.order()
+    delivery = replace_device(await place.copy(order))
+    temporary = place.root / "alice" / delivery.temporary
+    (temporary if kind == "file" else temporary / "x").write_bytes(b"xxxx")
+    with pytest.raises(DeliveryLost):
+        await place.mover.publish(order, delivery)
+
+
+def replace_device(delivery: Any) -> Any:
+    """The same delivery on a device of another number."""
+    return msgspec.structs.replace(delivery, device=delivery.device + 1, inode=delivery.inode + 1)
