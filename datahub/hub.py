@@ -38,6 +38,7 @@ from datahub.kit.services import Repeating, Sequence
 from datahub.kit.systemd import Notifier
 from datahub.kit.threads import ReactorPool
 from datahub.kit.tls import ClientPolicy
+from datahub.messages.books import DELETED, Books
 from datahub.messages.memory import Memory
 from datahub.messages.routes import MessageRoutes
 from datahub.messages.service import Messages
@@ -87,6 +88,8 @@ STOP_PATIENCE = 30.0
 FORGET_EVERY = 3600.0
 DEADLINES_EVERY = 2.0
 DATABASE = "database:"
+# Seconds without news of what other hubs delete, after which the memory of messages is not believed any more.
+LONG_BLIND = 10.0
 MESOS_LIMITS = TimeLimits()
 
 
@@ -185,8 +188,9 @@ class Hub(Service):
             queue.listen(lane.name, lane)
         sweeper = Sweeper(floor, member, lanes, alone=is_sqlite(config.database.url))
 
-        kept = _make_message_store(config.messages.url, store, reactor)
-        messages = self._build_messages(kept, disk, reserve)
+        books = Books(store, clock.wall, feed.wake)
+        kept = _make_message_store(config.messages.url, store, books, reactor)
+        messages = self._build_messages(kept, disk, reserve, feed)
         wire, mesos = self._build_mesos()
         sandboxes = Sandboxes(mesos, Watches(Pace(), reactor), config.sandbox.limit)
 
@@ -201,7 +205,7 @@ class Hub(Service):
             "sandbox": SandboxRoutes(sandboxes, MESOS_LIMITS.stall).app,
             "messages": MessageRoutes(messages).app,
         }
-        events = EventRoutes(store, feed, {"transfers": transfers.summary}, reactor)
+        events = EventRoutes(store, feed, {"transfers": transfers.summary, "messages": books.summary}, reactor)
         self.listeners = self._build_listeners([health.app, events.app], apps, access_log)
 
         # Bound before anything runs: a busy port is to end the daemon, not to interrupt it.
@@ -249,11 +253,16 @@ class Hub(Service):
         verbs = Transfers(floor, feed, movers, reserve.admit, pipeline.moved, rules)
         return pipeline, verbs
 
-    def _build_messages(self, kept: MessageStore, disk: ReactorPool, reserve: Reserve) -> Messages:
+    def _build_messages(self, kept: MessageStore, disk: ReactorPool, reserve: Reserve, feed: Feed) -> Messages:
         section = self._config.messages
         # What another server keeps takes no room here.
         admit = reserve.admit if section.url == DATABASE else _admit_all
-        return Messages(kept, Memory(section.cache), disk, admit, section.limit)
+        alone = is_sqlite(self._config.database.url) and section.url == DATABASE
+        messages = Messages(
+            kept, Memory(section.cache), disk, admit, section.limit, lambda: alone or feed.blind < LONG_BLIND
+        )
+        feed.listen(DELETED, messages.forget)
+        return messages
 
     def _build_mesos(self) -> tuple[Wire, Mesos]:
         section = self._config.sandbox
@@ -367,13 +376,13 @@ def _make_mover(url: str, disk: ReactorPool, archive: LocalArchive) -> Mover:
     return LocalMover(Path(folder), disk, archive, int(mode or "644", 8))
 
 
-def _make_message_store(url: str, store: Store, reactor: Any) -> MessageStore:
+def _make_message_store(url: str, store: Store, books: Books, reactor: Any) -> MessageStore:
     if url == DATABASE:
-        return DatabaseMessages(store)
+        return DatabaseMessages(store, books, reactor)
     # Imported only where it is used, as the hub does without it.
     from datahub.messages.stores.redis import RedisMessages
 
-    return RedisMessages(url, reactor)
+    return RedisMessages(url, books, reactor)
 
 
 def _admit_all() -> None: ...
