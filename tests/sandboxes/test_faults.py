@@ -330,7 +330,7 @@ async def test_an_answer_that_is_broken_off_is_so_by_tls(make: Any, tmp_path: Pa
     """Where the agent breaks off, a caller by TLS does not take what he has for the whole, either."""
     (tmp_path / "hub.pem").write_bytes(self_signed_pem("localhost"))
     house = opened(make, pem=tmp_path / "hub.pem")
-    house.fake.agents[AGENT].misbehaving["download"] = faults.cut(1_000_000, b"x" * 300_000)
+    house.fake.agents[AGENT].misbehaving["download"] = faults.cut(100_000, b"x" * 30_000)
     reply = await house.fetch(APP, filename="stdout")
     assert (reply.status, reply.whole) == (200, False)
     del house.fake.agents[AGENT].misbehaving["download"]
