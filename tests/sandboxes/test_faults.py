@@ -112,9 +112,9 @@ async def test_agent_whose_json_is_none(make: Any, endpoint: str, fault: Callabl
     "fault",
     [faults.cut(5000, b"x" * 100), faults.stall(5000, b"x" * 100), faults.without_length(b"x" * 100)],
 )
-async def test_download_that_ends_early(make: Any, fault: Callable[[Any], Any]) -> None:
+async def test_download_that_ends_early(make: Any, fault: Callable[[Any], Any], pem: Path | None) -> None:
     """A transfer that the agent breaks off, or lets hang, is broken off to the caller, never ended as if whole."""
-    house = opened(make)
+    house = opened(make, pem=pem)
     house.fake.agents[AGENT].misbehaving["download"] = fault
     try:
         reply = await house.fetch(APP, filename="stdout")
@@ -324,17 +324,6 @@ async def test_slow_caller_holds_the_agent_back(make: Any, pem: Path | None) -> 
     await body.done
     assert (len(body.data), body.whole) == (size, True)
     assert all(body.data[each : each + 4] == (each // 64).to_bytes(4, "big") for each in range(0, size, 65_536))
-
-
-async def test_an_answer_that_is_broken_off_is_so_by_tls(make: Any, tmp_path: Path) -> None:
-    """Where the agent breaks off, a caller by TLS does not take what he has for the whole, either."""
-    (tmp_path / "hub.pem").write_bytes(self_signed_pem("localhost"))
-    house = opened(make, pem=tmp_path / "hub.pem")
-    house.fake.agents[AGENT].misbehaving["download"] = faults.cut(100_000, b"x" * 30_000)
-    reply = await house.fetch(APP, filename="stdout")
-    assert (reply.status, reply.whole) == (200, False)
-    del house.fake.agents[AGENT].misbehaving["download"]
-    assert (await house.fetch(APP, filename="stdout", tail=2)).body == b"line 999\nline 1000\n"
 
 
 async def test_no_master_configured(make: Any) -> None:
