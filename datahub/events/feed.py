@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
+from math import inf
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
@@ -40,6 +42,17 @@ class Feed:
         self._bell: Deferred[None] | None = None
         self._rung = False
         self._task: Task | None = None
+        self._listeners: dict[str, list[Callable[[str], None]]] = {}
+        self._looked: float | None = None
+
+    def listen(self, type: str, listener: Callable[[str], None]) -> None:  # noqa: A002 - what it is called in events
+        """Call ``listener`` with the subject of each event of that type, from the start of the feed on."""
+        self._listeners.setdefault(type, []).append(listener)
+
+    @property
+    def blind(self) -> float:
+        """For how many seconds it has not been possible to look for events."""
+        return inf if self._looked is None else self._reactor.seconds() - self._looked
 
     def start(self) -> None:
         """Begin behind what was there before."""
@@ -106,6 +119,7 @@ class Feed:
                         pass
                     started = True
                 await self._look()
+                self._looked = self._reactor.seconds()
             except CancelledError:
                 raise
             except (Unavailable, NoSpace) as error:
@@ -135,6 +149,9 @@ class Feed:
                 return
             self._newest.extend(found)
             self._position = found[-1].position
+            for each in found:
+                for listener in self._listeners.get(each.type, ()):
+                    listener(each.subject)
             self._tell({each.subject for each in found})
 
     def _tell(self, subjects: set[str]) -> None:

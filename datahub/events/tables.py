@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -29,7 +29,7 @@ from datahub.store.dialect import Upsert, insert_if_absent
 from datahub.store.schema import BigId, table
 from datahub.store.settings import setting
 
-__all__ = ["Wanted", "any_news", "append", "counts", "event", "find", "forget", "last", "number", "recent"]
+__all__ = ["Wanted", "add_up", "any_news", "append", "counts", "event", "find", "forget", "last", "number", "recent"]
 
 event = table(
     "event",
@@ -153,13 +153,30 @@ def _count_new(connection: Connection) -> int:
         if row.origin is not None:
             _add(changes, (row.kind, row.origin, NOW), -1, -row.before)
         if row.origin != row.to:
-            _add(changes, (row.kind, row.to, row.time // SPAN * SPAN + SPAN), 1, row.size)
-    for (kind, status, bucket), (count, size) in sorted(changes.items()):
-        first = {"kind": kind, "status": status, "bucket": bucket, "count": count, "size": size}
-        _add_up(connection, {**first, "more": count, "larger": size})
+            _add(changes, (row.kind, row.to, _span(row.time)), 1, row.size)
+    _write_down(connection, changes)
     if found:
         _keep(connection, COUNTED, found[-1].position)
     return len(found)
+
+
+def add_up(connection: Connection, kind: str, status: str, count: int, size: int, now: int) -> None:
+    """Count records that came into ``status`` at ``now`` without an event of each."""
+    changes: dict[tuple[str, str, int], list[int]] = defaultdict(lambda: [0, 0])
+    for bucket in (NOW, _span(now)):
+        _add(changes, (kind, status, bucket), count, size)
+    _write_down(connection, changes)
+
+
+def _span(time: int) -> int:
+    return time // SPAN * SPAN + SPAN
+
+
+def _write_down(connection: Connection, changes: Mapping[tuple[str, str, int], Sequence[int]]) -> None:
+    # In one order everywhere, so that two that count never wait for each other.
+    for (kind, status, bucket), (count, size) in sorted(changes.items()):
+        first = {"kind": kind, "status": status, "bucket": bucket, "count": count, "size": size}
+        _add_up(connection, {**first, "more": count, "larger": size})
 
 
 _add_up = Upsert(tally, count=tally.c["count"] + bindparam("more"), size=tally.c.size + bindparam("larger"))

@@ -122,7 +122,7 @@ class MessageRoutes:
     @app.operation("DELETE", "/messages/<digest>", scope="messages:admin", gives={204: None})
     async def delete(self, call: Call, digest: str) -> Answer:
         """Keep a message no longer."""
-        await self._messages.delete(digest)
+        await self._messages.delete(digest, call.caller)
         return Answer(204)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Callable, Collection, Sequence
 
 from twisted.logger import Logger
 
+from datahub.auth import Caller
 from datahub.errors import Damaged, InvalidRequest, Mismatch, NotFound, TooLarge
+from datahub.events import Actor
 from datahub.kit.threads import Pool
 from datahub.messages.memory import Memory
 from datahub.messages.model import Message, digest_of, parse_digest
@@ -24,13 +26,25 @@ INLINE = 64 * 1024
 
 
 class Messages:
-    """The verbs, on messages of at most ``limit`` bytes; ``admit`` raises when the hub takes nothing new."""
+    """The verbs, on messages of at most ``limit`` bytes; ``admit`` raises when the hub takes nothing new.
 
-    def __init__(self, store: MessageStore, memory: Memory, pool: Pool, admit: Callable[[], None], limit: int) -> None:
+    ``trusted`` tells whether `forget` is called, soon, for all that other hubs delete; else the memory is not asked.
+    """
+
+    def __init__(
+        self,
+        store: MessageStore,
+        memory: Memory,
+        pool: Pool,
+        admit: Callable[[], None],
+        limit: int,
+        trusted: Callable[[], bool],
+    ) -> None:
         self._store = store
         self._memory = memory
         self._pool = pool
         self._admit = admit
+        self._trusted = trusted
         self.limit = limit
         self.damaged = 0
 
@@ -81,7 +95,13 @@ class Messages:
 
     def remembered(self, given: str) -> Message | None:
         """The message, if it is in memory."""
+        if not self._trusted():
+            return None
         return self._memory.find(given) or self._memory.find(given.lower())
+
+    def forget(self, digest: str) -> None:
+        """Keep the message in memory no longer: it was deleted, here or elsewhere."""
+        self._memory.forget(digest)
 
     async def find(self, given: str) -> Message:
         """The message with the digest ``given``; raises `NotFound`, or `Damaged` when its content is another."""
@@ -111,13 +131,14 @@ class Messages:
         present = await self._store.present({digest for digest in digests.values() if digest})
         return [each for each, digest in digests.items() if digest not in present]
 
-    async def delete(self, given: str) -> None:
+    async def delete(self, given: str, caller: Caller) -> None:
         """Keep the message no longer; raises `NotFound`."""
         digest = parse_digest(given)
         if digest is None:
             raise _not_found(given)
         self._memory.forget(digest)
-        there = await self._store.delete(digest)
+        actor = Actor(caller.name, caller.kind, caller.address, caller.request)
+        there = await self._store.delete(digest, actor)
         # Again: who read it before it was gone may have put it back.
         self._memory.forget(digest)
         if not there:

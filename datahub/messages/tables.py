@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from sqlalchemy import Column, Connection, LargeBinary, String, bindparam, delete, select, text, update
+from sqlalchemy import Column, Connection, LargeBinary, String, bindparam, delete, func, select, text, update
 from sqlalchemy.dialects.mysql import LONGBLOB
 
 from datahub.store.dialect import insert_if_absent
@@ -20,6 +20,8 @@ message = table(
 )
 # Kept: to build a statement costs as much as to run it.
 FETCH = select(message.c.content).where(message.c.digest == bindparam("wanted"))
+# In bytes on all three, as the content is no text.
+SIZE = select(func.length(message.c.content)).where(message.c.digest == bindparam("wanted")).with_for_update()
 # SQLite takes a limited number of values in a statement.
 TOGETHER = 500
 
@@ -53,9 +55,11 @@ def present(connection: Connection, digests: Collection[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def remove(connection: Connection, digest: str) -> bool:
-    """Delete a row; whether it was there."""
-    return connection.execute(delete(message).where(message.c.digest == digest)).rowcount == 1
+def remove(connection: Connection, digest: str) -> int | None:
+    """Delete a row; how many bytes the content had, None if there was none."""
+    size = connection.execute(SIZE, {"wanted": digest}).scalar()
+    gone = connection.execute(delete(message).where(message.c.digest == digest)).rowcount == 1
+    return int(size) if gone and size is not None else None
 
 
 def largest_packet(connection: Connection) -> int | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from http import HTTPStatus
-from secrets import token_hex
+from random import getrandbits
 from typing import TYPE_CHECKING, Any, cast
 
 from twisted.internet.interfaces import ITCPTransport
@@ -104,7 +104,7 @@ class HubRequest(Request):
         super().gotLength(length)
         self.started = self.site.reactor.seconds()
         given = self.header("x-request-id") or ""
-        self.request_id = given if REQUEST_ID.fullmatch(given) else token_hex(8)
+        self.request_id = given if REQUEST_ID.fullmatch(given) else f"{getrandbits(64):016x}"
         self.setHeader("X-Request-Id", self.request_id)
         self.setHeader("X-Datahub-Node", self.site.node)
         self.site.traffic.requests.add(self)

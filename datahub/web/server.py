@@ -58,6 +58,13 @@ class HubChannel(HTTPChannel):
 
     site: HubSite
     requestFactory = HubRequest
+    _host: IAddress | None = None
+
+    def getHost(self) -> IAddress:  # noqa: N802 - Twisted's name
+        """Where the caller connected to; asked of the system once, and not again with each request."""
+        if self._host is None:
+            self._host = cast(IAddress, super().getHost())
+        return self._host
 
     def connectionMade(self) -> None:
         """Count in."""

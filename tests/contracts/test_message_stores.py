@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from datahub.events import HUB
 from datahub.kit.aio import gather
+from datahub.messages.books import Books
 from datahub.messages.model import digest_of
 from datahub.messages.stores import MessageStore
 from datahub.messages.stores.database import DatabaseMessages
@@ -17,6 +19,7 @@ from datahub.messages.stores.redis import RedisMessages
 from tests.servers import ENGINES, fresh_database, redis_url
 from tests.stores import opened
 
+NOW = 1_800_000_000_000
 ALL_BYTES = bytes(range(256))
 # What a store might take for something else: nothing, a number, an end of line, a NUL, no text at all.
 ODD = [b"", b"0", b"-12.5", b"\r\n", b"\0", b"\xff\xfe", "é€😀".encode(), ALL_BYTES * 100, b"x" * 1_000_000]
@@ -32,8 +35,8 @@ def named(*contents: bytes) -> dict[str, bytes]:
 class Recorded(RedisMessages):
     """Removes in the end what it has put: the server is not ours."""
 
-    def __init__(self, url: str, reactor: Any) -> None:
-        super().__init__(url, reactor)
+    def __init__(self, url: str, books: Books, reactor: Any) -> None:
+        super().__init__(url, books, reactor)
         self.keys: set[str] = set()
 
     async def put(self, contents):
@@ -49,20 +52,27 @@ def opens(request: pytest.FixtureRequest, tmp_path: Path, reactor: Any) -> Open:
 
     @asynccontextmanager
     async def redis() -> AsyncIterator[MessageStore]:
-        store = Recorded(redis_url(), reactor)
-        store.start()
-        try:
-            yield store
-            for key in store.keys:
-                await store.delete(key)
-        finally:
-            await store.stop()
+        with fresh_database("sqlite", tmp_path) as url:
+            async with opened(url, reactor) as beside:
+                store = Recorded(redis_url(), Books(beside, lambda: NOW, lambda: None), reactor)
+                store.start()
+                try:
+                    yield store
+                    for key in store.keys:
+                        await store.delete(key, HUB)
+                finally:
+                    await store.stop()
 
     @asynccontextmanager
     async def database() -> AsyncIterator[MessageStore]:
         with fresh_database(request.param, tmp_path) as url:
             async with opened(url, reactor) as store:
-                yield DatabaseMessages(store)
+                messages = DatabaseMessages(store, Books(store, lambda: NOW, lambda: None), reactor)
+                messages.start()
+                try:
+                    yield messages
+                finally:
+                    await messages.stop()
 
     return redis if request.param == "redis" else database
 
@@ -108,7 +118,7 @@ async def test_unknown(opens: Open) -> None:
         assert await store.get(digest) is None
         assert await store.present([digest]) == set()
         assert await store.present([]) == set()
-        assert await store.delete(digest) is False
+        assert await store.delete(digest, HUB) is False
 
 
 async def test_present(opens: Open) -> None:
@@ -126,8 +136,8 @@ async def test_delete(opens: Open) -> None:
     gone, stays = contents
     async with opens() as store:
         await store.put(contents)
-        assert await store.delete(gone) is True
-        assert await store.delete(gone) is False
+        assert await store.delete(gone, HUB) is True
+        assert await store.delete(gone, HUB) is False
         assert (await store.get(gone), await store.get(stays)) == (None, b"to be kept")
         assert await store.put(named(b"to be deleted")) == {gone}
         assert await store.get(gone) == b"to be deleted"

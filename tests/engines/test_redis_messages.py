@@ -11,7 +11,9 @@ import pytest
 from twisted.logger import capturedLogs
 
 from datahub.errors import Damaged, NoSpace, Unavailable
+from datahub.events import HUB, Actor
 from datahub.kit.aio import gather, sleep, within
+from datahub.messages.books import Books
 from datahub.messages.model import digest_of
 from datahub.messages.stores import redis
 from datahub.messages.stores.redis import RedisMessages
@@ -23,10 +25,19 @@ pytestmark = pytest.mark.engine
 FOO = digest_of(b"foo")
 
 
+class Unwritten(Books):
+    """Books that nobody keeps."""
+
+    def __init__(self) -> None: ...
+
+    async def struck(self, digest: str, actor: Actor) -> None:
+        """Do nothing."""
+
+
 @asynccontextmanager
 async def connected(url: str, reactor: Any) -> AsyncIterator[RedisMessages]:
     """Give a store that was started, and stop it."""
-    store = RedisMessages(url, reactor)
+    store = RedisMessages(url, Unwritten(), reactor)
     store.start()
     try:
         yield store
@@ -74,7 +85,7 @@ async def test_killed_and_back(tmp_path, reactor):
             await store.check()
             await gather(*(client(number) for number in range(20)))
             assert len(kept) >= 150
-            for verb in (store.put({FOO: b"foo"}), store.get(FOO), store.present([FOO]), store.delete(FOO)):
+            for verb in (store.put({FOO: b"foo"}), store.get(FOO), store.present([FOO]), store.delete(FOO, HUB)):
                 with pytest.raises(Unavailable, match="away"):
                     await within(2, verb, reactor, "a call without Redis")
             assert f"127.0.0.1:{server.port}" in (await store.check() or "")
@@ -124,7 +135,7 @@ async def test_a_full_redis(tmp_path, reactor):
                 with pytest.raises(NoSpace):
                     await store.put(contents)
             assert await store.get(FOO) == b"foo"
-            assert await store.delete(FOO)
+            assert await store.delete(FOO, HUB)
 
 
 async def test_a_password_and_a_database(tmp_path, reactor):

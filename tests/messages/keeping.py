@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from twisted.internet.defer import Deferred
 
 from datahub.errors import DatahubError
+from datahub.events import Actor
 from datahub.kit.threads import InlinePool
 from datahub.messages.memory import Memory
 from datahub.messages.service import Messages
@@ -49,7 +50,7 @@ class Shelf:
         await self._ask("present")
         return frozenset(digests) & frozenset(self.contents)
 
-    async def delete(self, digest: str) -> bool:
+    async def delete(self, digest: str, actor: Actor) -> bool:
         await self._ask("delete")
         return self.contents.pop(digest, None) is not None
 
@@ -61,6 +62,8 @@ class Shelf:
             await self.held
 
 
-def service(shelf: Shelf, *, limit: int = 1000, room: int = 100_000, admit=lambda: None) -> Messages:
+def service(
+    shelf: Shelf, *, limit: int = 1000, room: int = 100_000, admit=lambda: None, trusted=lambda: True
+) -> Messages:
     """The verbs on ``shelf``."""
-    return Messages(shelf, Memory(room), InlinePool(), admit, limit)
+    return Messages(shelf, Memory(room), InlinePool(), admit, limit, trusted)

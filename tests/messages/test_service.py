@@ -6,6 +6,7 @@ import pytest
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
+from datahub.auth import Caller
 from datahub.errors import Damaged, InvalidRequest, Mismatch, NoSpace, NotFound, TooLarge, Unavailable
 from datahub.kit.aio import start
 from datahub.messages.model import digest_of
@@ -13,6 +14,7 @@ from datahub.messages.service import INLINE, MOST
 from tests.messages.keeping import Shelf, service
 
 FOO = digest_of(b"foo")
+OPERATOR = Caller("operator", "token", frozenset({"admin"}), "127.0.0.1")
 
 
 async def test_what_was_posted_is_found():
@@ -144,12 +146,12 @@ async def test_delete():
     """It is gone from the memory as well, and deleted once."""
     messages = service(Shelf())
     await messages.post(b"foo")
-    await messages.delete(FOO.upper())
-    for attempt in (messages.find, messages.delete):
+    await messages.delete(FOO.upper(), OPERATOR)
+    for attempt in (messages.find(FOO), messages.delete(FOO, OPERATOR)):
         with pytest.raises(NotFound):
-            await attempt(FOO)
+            await attempt
     with pytest.raises(NotFound, match="hash: foo"):
-        await messages.delete("foo")
+        await messages.delete("foo", OPERATOR)
 
 
 @pytest.mark.parametrize("verb", ["find", "post"])
@@ -160,10 +162,26 @@ async def test_delete_while_it_is_read_or_put(verb):
     shelf.contents[FOO] = b"foo"
     shelf.held = Deferred()
     under_way = start(messages.find(FOO) if verb == "find" else messages.post(b"foo"))
-    await messages.delete(FOO)
+    await messages.delete(FOO, OPERATOR)
     shelf.held.callback(None)
     await under_way
     assert messages.remembered(FOO) is None
+
+
+async def test_what_another_hub_deleted():
+    """It is out of the memory once that is known; while nothing is known of other hubs the memory is not asked."""
+    shelf, trusted = Shelf(), True
+    messages = service(shelf, trusted=lambda: trusted)
+    await messages.post(b"foo")
+    shelf.contents.clear()
+    trusted = False
+    with pytest.raises(NotFound):
+        await messages.find(FOO)
+    trusted = True
+    assert messages.remembered(FOO) is not None
+    messages.forget(FOO)
+    with pytest.raises(NotFound):
+        await messages.find(FOO)
 
 
 async def test_a_store_that_is_away():
@@ -171,7 +189,7 @@ async def test_a_store_that_is_away():
     shelf = Shelf()
     messages = service(shelf)
     shelf.fault = Unavailable("it is away")
-    for verb in (messages.post(b"foo"), messages.find(FOO), messages.missing([FOO]), messages.delete(FOO)):
+    for verb in (messages.post(b"foo"), messages.find(FOO), messages.missing([FOO]), messages.delete(FOO, OPERATOR)):
         with pytest.raises(Unavailable):
             await verb
     assert await messages.check() == "it is away"
@@ -191,4 +209,4 @@ async def test_a_full_disk():
         with pytest.raises(NoSpace):
             await verb
     assert (await messages.find(FOO)).content == b"foo"
-    await messages.delete(FOO)
+    await messages.delete(FOO, OPERATOR)

@@ -10,12 +10,13 @@ from typing import Any
 from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
+from twisted.internet.endpoints import serverFromString, wrapServerTLS
 from twisted.internet.protocol import Protocol
 from twisted.web.client import Agent as HttpAgent
 from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
 
-from datahub.config import LimitsSection
+from datahub.config import LimitsSection, TlsSection
 from datahub.sandboxes.decoding import Decoder
 from datahub.sandboxes.following import Pace, Watches
 from datahub.sandboxes.masters import Masters
@@ -25,6 +26,7 @@ from datahub.sandboxes.service import Sandboxes
 from datahub.sandboxes.wire import TimeLimits, Wire, basic, trust
 from datahub.web.root import Root
 from datahub.web.server import HubSite
+from datahub.web.site import tls_options
 from datahub.web.traffic import Traffic
 from tests.fakes.mesos import Agent, Cluster
 from tests.web.memory import Entries, gate
@@ -57,7 +59,7 @@ class Reply:
 
 @dataclass
 class House:
-    """The hub's side; ``fake`` is the other."""
+    """The hub's side; ``fake`` is the other. With ``pem``, a key and its certificate, callers speak TLS."""
 
     reactor: Any
     fake: Cluster
@@ -72,6 +74,7 @@ class House:
     ca: bytes | None = None
     patience: TimeLimits = QUICK
     pace: Pace = BRISK
+    pem: Path | None = None
     wire: Any = None
     mesos: Any = None
     port: Any = None
@@ -87,7 +90,11 @@ class House:
         routes = SandboxRoutes(sandboxes, self.patience.stall)
         traffic = Traffic(LIMITS.connections, self.reactor)
         site = HubSite(Root([routes.app]), gate(), LIMITS, "hub1", Entries(), traffic, self.reactor, ("read",))
-        self.port = self.reactor.listenTCP(0, site, interface="127.0.0.1")
+        endpoint: Any = serverFromString(self.reactor, "tcp:0:interface=127.0.0.1")
+        if self.pem is not None:
+            # As the hub's listeners do.
+            endpoint = wrapServerTLS(tls_options(TlsSection(self.pem, self.pem), "house"), endpoint, self.reactor)
+        endpoint.listen(site).addCallback(lambda port: setattr(self, "port", port))
         return self
 
     async def close(self) -> None:
@@ -98,7 +105,7 @@ class House:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port.getHost().port}"
+        return f"http{'s' * (self.pem is not None)}://127.0.0.1:{self.port.getHost().port}"
 
     def path(self, name: str, **query: object) -> str:
         """The path of a fetch."""
@@ -123,7 +130,7 @@ class House:
     async def begin(self, path: str, method: str = "GET", headers: Mapping[str, str] | None = None) -> Any:
         """The head of an answer; the caller takes the body."""
         wanted = Headers({key: [value] for key, value in (headers or {}).items()})
-        agent = HttpAgent(self.reactor)
+        agent = HttpAgent(self.reactor, trust(verify=False, ca=None))
         return await agent.request(method.encode(), f"{self.url}{path}".encode(), wanted)
 
     def put(self, agent: Agent, directory: str, files: Mapping[str, bytes]) -> Path:

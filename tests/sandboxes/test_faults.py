@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from twisted.web.client import ResponseNeverReceived
 from datahub.kit.aio import sleep
 from tests.certificates import self_signed_pem
 from tests.fakes import mesos_faults as faults
+from tests.fakes.mesos import Sending
 from tests.fakes.mesos_states import AGENT, directory
 from tests.sandboxes.house import Body, House
 from tests.sandboxes.test_routes import APP, LINES, one_task
@@ -110,9 +112,9 @@ async def test_agent_whose_json_is_none(make: Any, endpoint: str, fault: Callabl
     "fault",
     [faults.cut(5000, b"x" * 100), faults.stall(5000, b"x" * 100), faults.without_length(b"x" * 100)],
 )
-async def test_download_that_ends_early(make: Any, fault: Callable[[Any], Any]) -> None:
+async def test_download_that_ends_early(make: Any, fault: Callable[[Any], Any], pem: Path | None) -> None:
     """A transfer that the agent breaks off, or lets hang, is broken off to the caller, never ended as if whole."""
-    house = opened(make)
+    house = opened(make, pem=pem)
     house.fake.agents[AGENT].misbehaving["download"] = fault
     try:
         reply = await house.fetch(APP, filename="stdout")
@@ -274,36 +276,54 @@ async def test_credentials_go_to_nobody_else(make: Any) -> None:
         await stranger.close()
 
 
-async def test_caller_who_leaves(make: Any) -> None:
+def large(make: Any, size: int, pem: Path | None) -> House:
+    """A hub before a large file, whose callers speak TLS if there is a certificate."""
+    house: House = opened(make, pem=pem)
+    data = b"".join(number.to_bytes(4, "big") * 16 for number in range(size // 64))
+    house.put(house.fake.agents[AGENT], directory(APP, "c1"), {"large": data})
+    return house
+
+
+@pytest.fixture(params=["plain", "TLS"])
+def pem(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
+    """Give a file with key and certificate, or None: callers come by TLS, or without."""
+    if request.param == "plain":
+        return None
+    path = tmp_path / "hub.pem"
+    path.write_bytes(self_signed_pem("localhost"))
+    return path
+
+
+async def test_caller_who_leaves(make: Any, pem: Path | None) -> None:
     """The agent's connection is closed at once when the caller is gone."""
-    house = opened(make)
+    house = large(make, 32 * 2**20, pem)
     agent = house.fake.agents[AGENT]
-    house.put(agent, directory(APP, "c1"), {"large": bytes(64 * 2**20)})
     response = await house.begin(house.path(APP, filename="large"))
     body = Body()
     response.deliverBody(body)
-    await until(lambda: len(body.data) > 100_000, "the first bytes")
+    await until(lambda: len(body.data) > 100_000, "the first bytes", 60)
     before = agent.left
     body.transport.stopProducing()  # type: ignore[union-attr]
     await body.done
-    await until(lambda: agent.left == before + 1, "the agent hears of it", 2.0)
+    await until(lambda: agent.left == before + 1, "the agent hears of it", 20)
 
 
-async def test_slow_caller_holds_the_agent_back(make: Any) -> None:
+async def test_slow_caller_holds_the_agent_back(make: Any, pem: Path | None) -> None:
     """Nothing is read from the agent that nobody takes; a pause of the caller is no fault of the agent."""
-    house = opened(make)
-    agent = house.fake.agents[AGENT]
-    size = 64 * 2**20
-    house.put(agent, directory(APP, "c1"), {"large": bytes(size)})
+    size = 32 * 2**20
+    house = large(make, size, pem)
     response = await house.begin(house.path(APP, filename="large"))
     body = Body()
+    sent = Sending.sent
     response.deliverBody(body)
     body.transport.pauseProducing()  # type: ignore[union-attr]
-    await sleep(2.5, house.reactor)
-    assert len(body.data) < size / 2
+    # Longer than an agent may be silent.
+    await sleep(2.5 * house.patience.stall, house.reactor)
+    assert Sending.sent - sent < size / 2
     body.transport.resumeProducing()  # type: ignore[union-attr]
     await body.done
     assert (len(body.data), body.whole) == (size, True)
+    assert all(body.data[each : each + 4] == (each // 64).to_bytes(4, "big") for each in range(0, size, 65_536))
 
 
 async def test_no_master_configured(make: Any) -> None:

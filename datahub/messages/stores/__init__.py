@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
+from datahub.events import Actor
+
 __all__ = ["MessageStore"]
 
 
@@ -33,8 +35,8 @@ class MessageStore(Protocol):
         """Give those of ``digests`` that are kept."""
         ...
 
-    async def delete(self, digest: str) -> bool:
-        """Keep the content no longer; whether it was there."""
+    async def delete(self, digest: str, actor: Actor) -> bool:
+        """Keep the content no longer, and tell by an event that ``actor`` wanted it so; whether it was there."""
         ...
 
     async def stop(self) -> None:

@@ -17,7 +17,9 @@ from twisted.logger import Logger
 from txredisapi import RedisError, RedisProtocol, ResponseError
 
 from datahub.errors import Damaged, DatahubError, NoSpace, Unavailable
+from datahub.events import Actor
 from datahub.kit.aio import gather, sleep, start, within
+from datahub.messages.books import Books
 
 __all__ = ["RedisMessages"]
 
@@ -37,12 +39,13 @@ class RedisMessages:
     something else.
     """
 
-    def __init__(self, url: str, reactor: Any) -> None:
+    def __init__(self, url: str, books: Books, reactor: Any) -> None:
         parts = urlsplit(url)
         host, port = parts.hostname or "127.0.0.1", parts.port or PORT
         self._place = f"{host}:{port}"
         self._credentials = [unquote(each) for each in (parts.username, parts.password) if each]
         self._number = parts.path.strip("/")
+        self._books = books
         self._reactor = reactor
         self._connection: Any = None
         self._fault = "it is not connected yet"
@@ -91,9 +94,12 @@ class RedisMessages:
         found = await gather(*(self._ask("EXISTS", digest) for digest in digests))
         return frozenset(digest for digest, count in zip(digests, found, strict=True) if count)
 
-    async def delete(self, digest: str) -> bool:
-        """Delete the key."""
-        return bool(await self._ask("DEL", digest))
+    async def delete(self, digest: str, actor: Actor) -> bool:
+        """Delete the key, then tell so in the hub's database."""
+        gone = bool(await self._ask("DEL", digest))
+        if gone:
+            await self._books.struck(digest, actor)
+        return gone
 
     async def check(self) -> str | None:
         """Ask Redis for a sign of life."""
