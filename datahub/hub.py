@@ -205,7 +205,7 @@ class Hub(Service):
             "sandbox": SandboxRoutes(sandboxes, MESOS_LIMITS.stall).app,
             "messages": MessageRoutes(messages).app,
         }
-        events = EventRoutes(store, feed, {"transfers": transfers.summary}, reactor)
+        events = EventRoutes(store, feed, {"transfers": transfers.summary})
         self.listeners = self._build_listeners([health.app, events.app], apps, access_log)
 
         # Bound before anything runs: a busy port is to end the daemon, not to interrupt it.
@@ -234,6 +234,7 @@ class Hub(Service):
             ("stuck transfers", STUCK_EVERY, StuckWatch(store, clock).look),
             ("orphaned files", ORPHANS_EVERY, orphans.sweep),
             ("old transfers", FORGET_EVERY, house.forget_old),
+            *_store_chores(store),
             ("old events", FORGET_EVERY, partial(_forget_events, store, clock, milliseconds(config.hub.keep_events))),
             ("old keys", FORGET_EVERY, partial(_forget_keys, store, clock, milliseconds(config.hub.idempotency))),
         ]
@@ -278,7 +279,15 @@ class Hub(Service):
 
         gate = Gate(Tokens(config.auth.tokens))
         return Listeners(
-            config.listen, root, gate, config.limits, config.hub.node, access_log, self._reactor, config.auth.anonymous
+            config.listen,
+            root,
+            gate,
+            config.limits,
+            config.hub.node,
+            access_log,
+            self._reactor,
+            config.auth.anonymous,
+            config.hub.url,
         )
 
     def _draining(self) -> bool:
@@ -390,6 +399,11 @@ def _admit_all() -> None: ...
 def _make_access_log(section: LogSection, clock: HubClock) -> AccessLog:
     path = section.directory and section.directory / "access.log"
     return AccessLog(partial(open_sink, path, section.max_bytes, section.backups), clock.wall, section.format)
+
+
+def _store_chores(store: Store) -> list[tuple[str, float, Callable[[], Awaitable[object]]]]:
+    # Servers look after their files themselves.
+    return [("free pages", FORGET_EVERY, store.give_back_space)] if isinstance(store, SqliteStore) else []
 
 
 async def _check_store(store: Store) -> str | None:

@@ -27,6 +27,8 @@ T = TypeVar("T")
 LARGEST_GROUP = 256
 SLOW_UNIT = 0.020
 READERS = 4
+KEPT_PAGES = 1000
+STEP_PAGES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,18 @@ class SqliteStore:
                 return work(connection)
         except DBAPIError as error:
             raise told(name, error) from error
+
+    async def give_back_space(self) -> int:
+        """Give pages of the file that nothing needs any more back to the disk; how many.
+
+        In steps, each a unit of its own, so that nobody waits long. Some are kept: they are soon needed again.
+        """
+        given = 0
+        while count := await self.run("give back space", _give_back_pages):
+            given += count
+        if given:
+            log.info("{count} pages of the database were given back to the disk", count=given)
+        return given
 
     async def stop(self) -> None:
         """Commit what waits, end the threads and close the file."""
@@ -163,6 +177,19 @@ class SqliteStore:
             self._slow.add(name)
         elif name in self._slow:
             self._slow.discard(name)
+
+
+def _give_back_pages(connection: Connection) -> int:
+    free: int = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+    count = min(free - KEPT_PAGES, STEP_PAGES)
+    if count <= 0:
+        return 0
+    driver: Any = connection.connection.driver_connection
+    for _ in range(count):
+        # Whatever number it is given, it gives back one page at a step, and the driver makes one step only.
+        driver.execute("PRAGMA incremental_vacuum(1)")
+    left: int = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+    return free - left
 
 
 def deliver(group: list[Unit], answers: list[Any]) -> None:

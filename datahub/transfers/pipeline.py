@@ -60,8 +60,6 @@ class Limits:
 class CallBackLate(PassingFault):
     """A stager took the request, and has not reported in time."""
 
-    code = "work.call_back_late"
-
 
 class Pipeline:
     """Takes submitted transfers to their end; ``owner`` is this daemon's name in the ledger."""
