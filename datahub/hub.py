@@ -59,6 +59,7 @@ from datahub.store.opening import open_database
 from datahub.store.requests import forget as forget_keys
 from datahub.store.server import ServerStore
 from datahub.store.sqlite import SqliteStore
+from datahub.transfers.elsewhere import SharedProgress
 from datahub.transfers.housekeeping import Housekeeping
 from datahub.transfers.movers import Mover
 from datahub.transfers.movers.local import LocalMover
@@ -92,6 +93,9 @@ STUCK_EVERY = 30.0
 ORPHANS_EVERY = 86_400.0
 DATABASE = "database:"
 MESOS_LIMITS = TimeLimits()
+
+Chore = tuple[str, float, Callable[[], Awaitable[object]]]
+"""What is to be done again and again: its name, how often in seconds, and how."""
 
 
 def make_hub(config: Config, reactor: Any) -> IService:
@@ -181,9 +185,11 @@ class Hub(Service):
         reserve = Reserve(config.hub.state, config.hub.min_free, disk, reactor)
         access_log = _make_access_log(config.log, clock)
         feed = Feed(store, reactor)
-        floor = Floor(store, queue, clock, reactor, member.owner, feed.wake)
+        floor = Floor(store, queue, clock, reactor, member.owner, partial(_changed, feed, queue))
+        # Others hear of a commit at once; without that they would look each second.
+        queue.hear("changed", lambda _: feed.wake())
 
-        pipeline, transfers, orphans = self._build_transfers(floor, feed, disk, reserve)
+        pipeline, transfers, chores = self._build_transfers(floor, feed, disk, reserve)
         lanes = [Lane(step, floor) for step in pipeline.steps()] if "transfers" in config.hub.workers else []
         for lane in lanes:
             queue.listen(lane.name, lane)
@@ -219,29 +225,24 @@ class Hub(Service):
         begin("events", feed)
         self._parts.add("Mesos", wire)
         begin("work", sweeper)
-        for name, every, chore in self._chores(store, clock, orphans):
+        for name, every, chore in [*chores, *self._chores(store, clock)]:
             begin(name, Repeating(name, every, chore, reactor))
         self._parts.add("listeners", _Drained(self.listeners, config.hub.drain))
 
-    def _chores(
-        self, store: Store, clock: HubClock, orphans: Orphans
-    ) -> list[tuple[str, float, Callable[[], Awaitable[object]]]]:
-        """What is to be done again and again: its name, how often in seconds, and how."""
+    def _chores(self, store: Store, clock: HubClock) -> list[Chore]:
+        """What the house does again and again; hourly."""
         config = self._config
-        house = Housekeeping(store, clock, milliseconds(config.transfers.keep))
-        return [
-            ("deadlines", DEADLINES_EVERY, house.end_overdue),
-            ("stuck transfers", STUCK_EVERY, StuckWatch(store, clock).look),
-            ("orphaned files", ORPHANS_EVERY, orphans.sweep),
-            ("old transfers", FORGET_EVERY, house.forget_old),
-            *_store_chores(store),
-            ("old events", FORGET_EVERY, partial(_forget_events, store, clock, milliseconds(config.hub.keep_events))),
-            ("old keys", FORGET_EVERY, partial(_forget_keys, store, clock, milliseconds(config.hub.idempotency))),
-        ]
+        events = partial(_forget_events, store, clock, milliseconds(config.hub.keep_events))
+        keys = partial(_forget_keys, store, clock, milliseconds(config.hub.idempotency))
+        found: list[Chore] = [("old events", FORGET_EVERY, events), ("old keys", FORGET_EVERY, keys)]
+        if isinstance(store, SqliteStore):
+            # Servers look after their files themselves.
+            found.append(("free pages", FORGET_EVERY, store.give_back_space))
+        return found
 
     def _build_transfers(
         self, floor: Floor, feed: Feed, disk: ReactorPool, reserve: Reserve
-    ) -> tuple[Pipeline, Transfers, Orphans]:
+    ) -> tuple[Pipeline, Transfers, list[Chore]]:
         config, section = self._config, self._config.transfers
         source = _make_source(config, disk)
         stager = _make_stager(section, source, floor.reactor)
@@ -255,8 +256,18 @@ class Hub(Service):
         )
         pipeline = Pipeline(floor.store, stager, movers, limits, floor.clock, floor.reactor, floor.owner)
         rules = Rules("transfers" in config.auth.shared, limits.cost, milliseconds(section.keep))
-        verbs = Transfers(floor, feed, movers, reserve.admit, pipeline.moved, rules)
-        return pipeline, verbs, Orphans(floor.store, floor.clock, movers)
+        progress = SharedProgress(pipeline.moved, floor.owner, floor.reactor)
+        floor.queue.hear("progress", progress.hear)
+        verbs = Transfers(floor, feed, movers, reserve.admit, progress.all, rules)
+        house = Housekeeping(floor.store, floor.clock, rules.keep)
+        chores: list[Chore] = [
+            ("progress", 1.0, partial(progress.tell, floor.queue.signal)),
+            ("deadlines", DEADLINES_EVERY, house.end_overdue),
+            ("stuck transfers", STUCK_EVERY, StuckWatch(floor.store, floor.clock).look),
+            ("orphaned files", ORPHANS_EVERY, Orphans(floor.store, floor.clock, movers).sweep),
+            ("old transfers", FORGET_EVERY, house.forget_old),
+        ]
+        return pipeline, verbs, chores
 
     def _build_messages(self, kept: MessageStore, disk: ReactorPool, reserve: Reserve) -> Messages:
         section = self._config.messages
@@ -393,17 +404,17 @@ def _make_message_store(url: str, store: Store, reactor: Any) -> MessageStore:
     return RedisMessages(url, reactor)
 
 
+def _changed(feed: Feed, queue: Queue) -> None:
+    feed.wake()
+    queue.signal("changed")
+
+
 def _admit_all() -> None: ...
 
 
 def _make_access_log(section: LogSection, clock: HubClock) -> AccessLog:
     path = section.directory and section.directory / "access.log"
     return AccessLog(partial(open_sink, path, section.max_bytes, section.backups), clock.wall, section.format)
-
-
-def _store_chores(store: Store) -> list[tuple[str, float, Callable[[], Awaitable[object]]]]:
-    # Servers look after their files themselves.
-    return [("free pages", FORGET_EVERY, store.give_back_space)] if isinstance(store, SqliteStore) else []
 
 
 async def _check_store(store: Store) -> str | None:
