@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import perf_counter
@@ -17,7 +19,7 @@ from twisted.python.failure import Failure
 
 from datahub.errors import DatahubError, NoSpace, Unavailable
 from datahub.kit.threads import ReactorPool
-from datahub.store.engine import sqlite_engine
+from datahub.store.engine import sqlite_engine, sqlite_path
 
 __all__ = ["SqliteStore"]
 
@@ -53,6 +55,7 @@ class SqliteStore:
 
     def __init__(self, url: str, reactor: Any) -> None:
         self._reactor = reactor
+        self._folder = sqlite_path(url).parent
         self._writer_engine = sqlite_engine(url, writes=True)
         self._reader_engine = sqlite_engine(url, writes=False)
         self._readers = ReactorPool("store.read", READERS, reactor)
@@ -87,7 +90,7 @@ class SqliteStore:
             with self._reader_engine.connect() as connection, connection.begin():
                 return work(connection)
         except DBAPIError as error:
-            raise told(name, error) from error
+            raise told(name, error, self._folder) from error
 
     async def give_back_space(self) -> int:
         """Give pages of the file that nothing needs any more back to the disk; how many.
@@ -143,7 +146,7 @@ class SqliteStore:
             return self._attempt(group)
         except Exception as error:
             if len(group) == 1:
-                return [Failure(told(group[0].name, error))]
+                return [Failure(told(group[0].name, error, self._folder))]
             log.warn(
                 "a group of {count} transactions is void and run one by one: {error}",
                 count=len(group),
@@ -164,7 +167,7 @@ class SqliteStore:
         try:
             value = unit.work(connection)
         except Exception as error:
-            value = Failure(told(unit.name, error))
+            value = Failure(told(unit.name, error, self._folder))
             if not driver.in_transaction:
                 raise GroupVoid(str(error)) from error
             driver.execute("ROLLBACK TO unit")
@@ -199,15 +202,17 @@ def deliver(group: list[Unit], answers: list[Any]) -> None:
             unit.answer.callback(answer)
 
 
-def told(name: str, error: BaseException) -> BaseException:
-    """SQLite's error in the hub's words, where the hub knows what it means for the caller."""
+def told(name: str, error: BaseException, folder: Path) -> BaseException:
+    """SQLite's error in the hub's words, where the hub knows what it means; its file is in ``folder``."""
     if isinstance(error, GroupVoid) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     if isinstance(error, DatahubError) or not isinstance(error, DBAPIError):
         return error
+    space = os.statvfs(folder)
+    free = space.f_bavail * space.f_frsize
     code = getattr(error.orig, "sqlite_errorname", "")
     if code.startswith("SQLITE_FULL"):
-        return NoSpace(f"the database has no room to {name}: free space on its disk")
+        return NoSpace(f"the database has no room to {name}: {free} bytes are free on its disk; free some space")
     if code.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_LOCKED")):
         return Unavailable(f"the database could not {name}: {error.orig}")
     return error

@@ -350,7 +350,7 @@ def tls_port(reactor, broker_url, certificate):
 
 
 async def test_signals_reach_the_other_hubs_alone(cluster, reactor):
-    """At once, soon one another as one with the last content; not the hub itself; and again after the broker was away."""
+    """Soon, many as one with the last content; not the hub itself; and again after the broker was away."""
     heard: list[tuple[int, bytes]] = []
     proxy = Proxy(cluster.url, reactor)
     queues = [cluster.make(proxy.url) for _ in range(3)]
