@@ -14,7 +14,9 @@ from multiprocessing.connection import Connection
 
 __all__ = ["deliver_all", "rate"]
 
-HEAD = "POST /submitTransfer HTTP/1.1\r\nHost: hub\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+HEAD = (
+    "POST /submitTransfer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+)
 TAKEN = b"HTTP/1.1 202"
 END = b"}\n"
 """How every answer of the hub ends; none of those asked for has it elsewhere."""

@@ -24,7 +24,7 @@ Name = TypeVar("Name")
 TOP = Path(__file__).resolve().parent.parent
 TICKS = os.sysconf("SC_CLK_TCK")
 PATIENCE = 60.0
-PROBE = b"GET %s HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n"
+PROBE = b"GET %s HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 SERVE = (sys.executable, "-c", "from datahub.command import main; main()", "serve", "--config")
 
 

@@ -223,7 +223,9 @@ def _await_port(port: int) -> None:
 
 def posting() -> Iterator[bytes]:
     """Give requests that post a message, each another one."""
-    head = "POST /messages HTTP/1.1\r\nHost: hub\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    head = (
+        "POST /messages HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+    )
     for number in count(time.time_ns()):
         body = json.dumps({"message": f"{MESSAGE} {number}"})
         yield (head % (len(body), body)).encode()
@@ -233,9 +235,9 @@ def getting() -> Iterator[bytes]:
     """Post one message, then give requests that get it, again and again."""
     body = json.dumps({"message": MESSAGE})
     kind = "Content-Type: application/json\r\n"
-    yield f"POST /messages HTTP/1.1\r\nHost: hub\r\n{kind}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+    yield f"POST /messages HTTP/1.1\r\nHost: localhost\r\n{kind}Content-Length: {len(body)}\r\n\r\n{body}".encode()
     while True:
-        yield f"GET /messages/{DIGEST} HTTP/1.1\r\nHost: hub\r\n\r\n".encode()
+        yield f"GET /messages/{DIGEST} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 def load(port: int, requests) -> tuple[int, float]:

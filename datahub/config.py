@@ -40,9 +40,11 @@ from datahub.values import (
     PIPELINES,
     SERVICES,
     TOKEN_NAME,
+    check_host,
     check_master,
     check_open_scope,
     check_pipeline,
+    check_proxy,
     check_scope,
     check_service,
     read_archive,
@@ -137,6 +139,8 @@ class ListenSection:
     endpoint: str = key(read_endpoint, "tcp:8080:interface=127.0.0.1")
     services: tuple[str, ...] = key(words(check_service), SERVICES)
     anonymous: tuple[str, ...] | None = key(optional(words(check_open_scope)), None)
+    hosts: tuple[str, ...] = key(words(check_host), [])
+    proxies: tuple[str, ...] = key(words(check_proxy), [])
     tls: TlsSection | None = key(optional(section(TlsSection, later="client_ca require_client crl")), None)
 
 
@@ -292,7 +296,7 @@ class Config:
 
     hub: HubSection = key(section(HubSection, later="address"), {})
     limits: LimitsSection = key(section(LimitsSection), {})
-    listen: tuple[ListenSection, ...] = key(tables(ListenSection, later="hosts proxies certificate_header"), [{}])
+    listen: tuple[ListenSection, ...] = key(tables(ListenSection, later="certificate_header"), [{}])
     database: DatabaseSection = key(section(DatabaseSection), {})
     queue: QueueSection = key(section(QueueSection), {})
     archive: ArchiveSection = key(section(ArchiveSection), {})

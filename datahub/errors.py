@@ -13,6 +13,7 @@ __all__ = [
     "FinalFault",
     "Gone",
     "InvalidRequest",
+    "Misdirected",
     "Mismatch",
     "NoSpace",
     "NotAcceptable",
@@ -48,6 +49,12 @@ class InvalidRequest(DatahubError):
     def __init__(self, message: str, *, field: str = "", code: str | None = None) -> None:
         super().__init__(message, code=code)
         self.field = field
+
+
+class Misdirected(DatahubError):
+    """The request is for another host than this hub: a name that leads here by mistake, or by somebody's trick."""
+
+    code = "request.host"
 
 
 class NotAuthenticated(DatahubError):

@@ -151,7 +151,9 @@ class Hub(Service):
         reserve = Reserve(config.hub.state, config.hub.min_free, disk, reactor)
         access_log = _make_access_log(config.log, clock)
         feed = Feed(store, reactor)
-        floor = Floor(store, queue, clock, reactor, member.owner, feed.wake)
+        floor = Floor(store, queue, clock, reactor, member.owner, partial(_changed, feed, queue))
+        # Others hear of a commit at once; without that they would look each second.
+        queue.hear("changed", lambda _: feed.wake())
         house = House(config, reactor, clock, store, disk, reserve, feed, floor)
         built = {name: build(house) for name, build in CAPABILITIES.items()}
 
@@ -166,7 +168,7 @@ class Hub(Service):
             others.update(each.checks)
         health = Health(config.hub.node, reactor.seconds(), vital, others, self._draining, reactor)
         summaries = {name: each.summarise for name, each in built.items() if each.summarise is not None}
-        events = EventRoutes(store, feed, summaries, reactor)
+        events = EventRoutes(store, feed, summaries)
         apps = {name: each.app for name, each in built.items()}
         self.listeners = self._build_listeners([health.app, events.app], apps, access_log)
 
@@ -189,10 +191,14 @@ class Hub(Service):
     def _chores(self, store: Store, clock: HubClock) -> list[Chore]:
         """What is to be done again and again for all capabilities."""
         hub = self._config.hub
-        return [
+        found = [
             Chore("old events", FORGET_EVERY, partial(_forget_events, store, clock, milliseconds(hub.keep_events))),
             Chore("old keys", FORGET_EVERY, partial(_forget_keys, store, clock, milliseconds(hub.idempotency))),
         ]
+        if isinstance(store, SqliteStore):
+            # Servers look after their files themselves.
+            found.append(Chore("free pages", FORGET_EVERY, store.give_back_space))
+        return found
 
     def _build_listeners(self, own: Iterable[App], apps: Mapping[str, App], access_log: AccessLog) -> Listeners:
         config = self._config
@@ -202,7 +208,15 @@ class Hub(Service):
 
         gate = Gate(Tokens(config.auth.tokens))
         return Listeners(
-            config.listen, root, gate, config.limits, config.hub.node, access_log, self._reactor, config.auth.anonymous
+            config.listen,
+            root,
+            gate,
+            config.limits,
+            config.hub.node,
+            access_log,
+            self._reactor,
+            config.auth.anonymous,
+            config.hub.url,
         )
 
     def _draining(self) -> bool:
@@ -265,6 +279,11 @@ def _make_queue(url: str, reactor: Any) -> Queue:
 def _make_access_log(section: LogSection, clock: HubClock) -> AccessLog:
     path = section.directory and section.directory / "access.log"
     return AccessLog(partial(open_sink, path, section.max_bytes, section.backups), clock.wall, section.format)
+
+
+def _changed(feed: Feed, queue: Queue) -> None:
+    feed.wake()
+    queue.signal("changed")
 
 
 async def _check_store(store: Store) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import SplitResult, urlsplit
@@ -21,9 +22,11 @@ __all__ = [
     "PIPELINES",
     "SERVICES",
     "TOKEN_NAME",
+    "check_host",
     "check_master",
     "check_open_scope",
     "check_pipeline",
+    "check_proxy",
     "check_scope",
     "check_service",
     "read_archive",
@@ -95,6 +98,23 @@ def check_open_scope(scope: str) -> str:
     if scope in _SPECIAL:
         raise ValueError(f'"{scope}" is for callers with credentials only; a stager without any has its authcode')
     return check_scope(scope)
+
+
+def check_host(name: str) -> str:
+    """Give ``name`` back if it can be that of a host; raises `ValueError`."""
+    if re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?", name):
+        return name
+    raise ValueError(f'is "{name}"; it must be a name without a port, like hub.example.org')
+
+
+def check_proxy(address: str) -> str:
+    """Give ``address`` back if a proxy can have it; raises `ValueError`."""
+    try:
+        _ = address == "unix" or ip_network(address, strict=False)
+    except ValueError:
+        wanted = 'an address or a network, like 127.0.0.1 or 10.0.0.0/8, or "unix" for those that come by a socket file'
+        raise ValueError(f'is "{address}"; it must be {wanted}') from None
+    return address
 
 
 def check_master(url: str) -> str:

@@ -103,6 +103,7 @@ class AmqpCluster:
         async def delete(channel: Any) -> None:
             for lane in self._lanes:
                 await channel.queue_delete(queue=f"{self.prefix}.{lane}")
+            await channel.exchange_delete(exchange=f"{self.prefix}.signals")
 
         await self.by_hand(delete)
 

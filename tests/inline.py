@@ -69,6 +69,10 @@ class Announcements:
     def announce(self, lane: str) -> None:
         self.lanes.append(lane)
 
+    def hear(self, name: str, listener: Any) -> None: ...
+
+    def signal(self, name: str, content: bytes = b"") -> None: ...
+
     async def stop(self) -> None: ...
 
     async def check(self) -> str | None:

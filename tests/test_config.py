@@ -39,7 +39,7 @@ def test_least_configuration_has_every_default(folder: Folder) -> None:
     assert (config.hub.min_free, config.hub.idempotency, config.hub.drain) == (2_000_000_000, 604_800.0, 60.0)
     assert (config.limits.connections, config.limits.header, config.limits.body) == (20_000, 16_384, 1_000_000)
     assert config.listen == (
-        ListenSection("tcp:8080:interface=127.0.0.1", ("transfers", "sandbox", "messages"), None, None),
+        ListenSection("tcp:8080:interface=127.0.0.1", ("transfers", "sandbox", "messages"), None, (), (), None),
     )
     assert config.database.url == "sqlite:////var/lib/datahub/datahub.sqlite"
     assert config.queue.url == "embedded:"
@@ -178,7 +178,7 @@ def test_key_of_a_later_version_is_not_called_unknown(folder: Folder, table: str
     assert f"{path}.{name}: is not in this version; leave it out" in problems
 
 
-@pytest.mark.parametrize("name", ["hosts", "proxies", "certificate_header"])
+@pytest.mark.parametrize("name", ["certificate_header"])
 def test_listener_key_of_a_later_version(folder: Folder, name: str) -> None:
     """So are those of a listener."""
     assert folder.problem(f"[[listen]]\n{name} = []") == f"listen[0].{name}: is not in this version; leave it out"

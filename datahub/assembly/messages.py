@@ -33,7 +33,7 @@ def declare(connection: Connection, config: Config) -> None:
 def build(house: House) -> Capability:
     """Messages as the configuration wants them."""
     section = house.config.messages
-    books = Books(house.store, house.clock.wall, house.feed.wake)
+    books = Books(house.store, house.clock.wall, house.floor.changed)
     kept = _make_store(section.url, house.store, books, house.reactor)
     # What another server keeps takes no room here.
     admit = house.reserve.admit if section.url == DATABASE else _admit_all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from datahub.config import Config, TransfersSection
 from datahub.errors import StartError
 from datahub.kit.threads import ReactorPool
 from datahub.kit.tls import ClientPolicy
+from datahub.transfers.elsewhere import SharedProgress
 from datahub.transfers.housekeeping import Housekeeping
 from datahub.transfers.movers import Mover
 from datahub.transfers.movers.local import LocalMover
@@ -29,6 +31,7 @@ from datahub.work import ledger
 
 __all__ = ["build", "declare"]
 
+PROGRESS_EVERY = 1.0
 DEADLINES_EVERY = 2.0
 FORGET_EVERY = 3600.0
 STUCK_EVERY = 30.0
@@ -57,12 +60,15 @@ def build(house: House) -> Capability:
     pipeline = Pipeline(house.store, stager, movers, limits, house.clock, house.reactor, floor.owner)
     keep = milliseconds(section.keep)
     rules = Rules("transfers" in config.auth.shared, limits.cost, keep)
-    verbs = Transfers(floor, house.feed, movers, house.reserve.admit, pipeline.moved, rules)
+    progress = SharedProgress(pipeline.moved, floor.owner, house.reactor)
+    floor.queue.hear("progress", progress.hear)
+    verbs = Transfers(floor, house.feed, movers, house.reserve.admit, progress.all, rules)
     tidy = Housekeeping(house.store, house.clock, keep)
     return Capability(
         app=TransferRoutes(verbs, Reports(floor, pipeline.cost)).app,
         steps=pipeline.steps(),
         chores=[
+            Chore("progress", PROGRESS_EVERY, partial(progress.tell, floor.queue.signal)),
             Chore("deadlines", DEADLINES_EVERY, tidy.end_overdue),
             Chore("stuck transfers", STUCK_EVERY, StuckWatch(house.store, house.clock).look),
             Chore("orphaned files", ORPHANS_EVERY, Orphans(house.store, house.clock, movers).sweep),

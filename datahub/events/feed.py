@@ -15,6 +15,7 @@ from datahub.errors import NoSpace, Unavailable
 from datahub.events import Event
 from datahub.events.tables import BATCH, Wanted, any_news, find, last, number
 from datahub.kit.aio import Task
+from datahub.kit.deadlines import coarse
 from datahub.store import Store
 
 __all__ = ["Feed"]
@@ -35,6 +36,8 @@ class Feed:
     def __init__(self, store: Store, reactor: IReactorTime) -> None:
         self._store = store
         self._reactor = reactor
+        self.deadlines = coarse(reactor)
+        """For the signs of life of those who follow: a thousand of them cost one timer."""
         self._newest: deque[Event] = deque(maxlen=REMEMBERED)
         self._position = 0
         self._waiting: set[Deferred[None]] = set()

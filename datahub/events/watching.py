@@ -14,7 +14,7 @@ __all__ = ["changes", "until_final"]
 
 T = TypeVar("T")
 
-LOOK_AGAIN = 5.0
+LOOK_AGAIN = 15.0
 """Seconds: how long a change may stay unseen whose event went astray."""
 
 TICK = 1.0

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Annotated
 
 import msgspec
-from twisted.internet.interfaces import IReactorTime
 
 from datahub.auth import Caller
 from datahub.errors import InvalidRequest, NotPermitted
@@ -49,11 +48,10 @@ class EventRoutes:
 
     app = App()
 
-    def __init__(self, store: Store, feed: Feed, kinds: Mapping[str, Summarise], clock: IReactorTime) -> None:
+    def __init__(self, store: Store, feed: Feed, kinds: Mapping[str, Summarise]) -> None:
         self._store = store
         self._feed = feed
         self._kinds = kinds
-        self._clock = clock
 
     @app.operation("GET", "/events", scope="read", takes=EventQuery, gives={200: Events})
     async def events(self, call: Call, query: EventQuery) -> Events | Live:
@@ -71,7 +69,7 @@ class EventRoutes:
         while True:
             news = self._feed.news(wanted.after)
             try:
-                if not await fired(news, HEARTBEAT, self._clock):
+                if not await fired(news, HEARTBEAT, self._feed.deadlines):
                     yield None
                     continue
             finally:

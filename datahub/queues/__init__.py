@@ -5,6 +5,7 @@ A message that is lost, doubled or late changes the moment, nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 __all__ = ["Listener", "Queue"]
@@ -35,6 +36,12 @@ class Queue(Protocol):
 
     def announce(self, lane: str) -> None:
         """Say that ``lane`` has new work: after the commit; never waits, never raises."""
+
+    def hear(self, name: str, listener: Callable[[bytes], None]) -> None:
+        """Call ``listener`` with the content of each signal ``name`` of another hub; before `start` only."""
+
+    def signal(self, name: str, content: bytes = b"") -> None:
+        """Tell the other hubs now; never waits, never raises, may be lost, and of many at once only the last."""
 
     async def stop(self) -> None:
         """Call no listener any more and wait, within bounds, for the looks under way."""

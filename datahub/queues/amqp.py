@@ -19,6 +19,7 @@ from datahub.kit.aio import Task, gather, sleep
 from datahub.queues import Listener
 from datahub.queues.broker import HEARTBEAT, Broker, Wire
 from datahub.queues.ear import Ear
+from datahub.queues.signals import Signals
 
 __all__ = ["AmqpQueue"]
 
@@ -53,6 +54,7 @@ class AmqpQueue:
         self._heartbeat = heartbeat
         self._ears: dict[str, Ear] = {}
         self._announcer: Announcer | None = None
+        self._signals = Signals(f"{prefix}.signals", reactor)
         self._task: Task | None = None
         self._away: str | None = "not connected yet"
         self._stopping = False
@@ -71,6 +73,14 @@ class AmqpQueue:
         """Publish that ``lane`` has new work, if the broker is there."""
         if self._announcer is not None:
             self._announcer.announce(lane)
+
+    def hear(self, name: str, listener: Callable[[bytes], None]) -> None:
+        """Call ``listener`` with the content of each signal ``name`` of another hub."""
+        self._signals.hear(name, listener)
+
+    def signal(self, name: str, content: bytes = b"") -> None:
+        """Tell the other hubs, if the broker is there."""
+        self._signals.signal(name, content)
 
     async def stop(self) -> None:
         """Hang up, then wait, within bounds, for the looks under way."""
@@ -112,9 +122,14 @@ class AmqpQueue:
         publishing = await wire.channel()
         await publishing.confirm_delivery()
         lanes = [(ear, await self._open(wire, ear.lane)) for ear in self._ears.values()]
+        signalling = await wire.channel()
         self._announcer = Announcer(publishing, self._queue)
         self._connected()
-        await gather(_until_closed(publishing), *(self._attend(channel, ear) for ear, channel in lanes))
+        await gather(
+            _until_closed(publishing),
+            self._signals.attend(signalling),
+            *(self._attend(channel, ear) for ear, channel in lanes),
+        )
 
     async def _open(self, wire: Wire, lane: str) -> Any:
         channel = await wire.channel()

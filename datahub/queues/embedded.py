@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
@@ -35,6 +37,12 @@ class EmbeddedQueue:
         bell = self._bells.get(lane)
         if bell is not None:
             bell.ring()
+
+    def hear(self, name: str, listener: Callable[[bytes], None]) -> None:
+        """There is no other hub."""
+
+    def signal(self, name: str, content: bytes = b"") -> None:
+        """There is no other hub."""
 
     async def stop(self) -> None:
         """Call no listener any more and wait, within bounds, for the looks under way."""

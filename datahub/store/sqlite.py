@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
 from time import perf_counter
@@ -17,7 +19,7 @@ from twisted.python.failure import Failure
 
 from datahub.errors import DatahubError, NoSpace, Unavailable
 from datahub.kit.threads import ReactorPool
-from datahub.store.engine import sqlite_engine
+from datahub.store.engine import sqlite_engine, sqlite_path
 
 __all__ = ["SqliteStore"]
 
@@ -27,6 +29,8 @@ T = TypeVar("T")
 LARGEST_GROUP = 256
 SLOW_UNIT = 0.020
 READERS = 4
+KEPT_PAGES = 1000
+STEP_PAGES = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class SqliteStore:
 
     def __init__(self, url: str, reactor: Any) -> None:
         self._reactor = reactor
+        self._folder = sqlite_path(url).parent
         self._writer_engine = sqlite_engine(url, writes=True)
         self._reader_engine = sqlite_engine(url, writes=False)
         self._readers = ReactorPool("store.read", READERS, reactor)
@@ -85,7 +90,19 @@ class SqliteStore:
             with self._reader_engine.connect() as connection, connection.begin():
                 return work(connection)
         except DBAPIError as error:
-            raise told(name, error) from error
+            raise told(name, error, self._folder) from error
+
+    async def give_back_space(self) -> int:
+        """Give pages of the file that nothing needs any more back to the disk; how many.
+
+        In steps, each a unit of its own, so that nobody waits long. Some are kept: they are soon needed again.
+        """
+        given = 0
+        while count := await self.run("give back space", _give_back_pages):
+            given += count
+        if given:
+            log.info("{count} pages of the database were given back to the disk", count=given)
+        return given
 
     async def stop(self) -> None:
         """Commit what waits, end the threads and close the file."""
@@ -129,7 +146,7 @@ class SqliteStore:
             return self._attempt(group)
         except Exception as error:
             if len(group) == 1:
-                return [Failure(told(group[0].name, error))]
+                return [Failure(told(group[0].name, error, self._folder))]
             log.warn(
                 "a group of {count} transactions is void and run one by one: {error}",
                 count=len(group),
@@ -150,7 +167,7 @@ class SqliteStore:
         try:
             value = unit.work(connection)
         except Exception as error:
-            value = Failure(told(unit.name, error))
+            value = Failure(told(unit.name, error, self._folder))
             if not driver.in_transaction:
                 raise GroupVoid(str(error)) from error
             driver.execute("ROLLBACK TO unit")
@@ -165,6 +182,19 @@ class SqliteStore:
             self._slow.discard(name)
 
 
+def _give_back_pages(connection: Connection) -> int:
+    free: int = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+    count = min(free - KEPT_PAGES, STEP_PAGES)
+    if count <= 0:
+        return 0
+    driver: Any = connection.connection.driver_connection
+    for _ in range(count):
+        # Whatever number it is given, it gives back one page at a step, and the driver makes one step only.
+        driver.execute("PRAGMA incremental_vacuum(1)")
+    left: int = connection.exec_driver_sql("PRAGMA freelist_count").scalar_one()
+    return free - left
+
+
 def deliver(group: list[Unit], answers: list[Any]) -> None:
     """Answer each unit of a group, in the reactor's thread."""
     for unit, answer in zip(group, answers, strict=True):
@@ -172,15 +202,17 @@ def deliver(group: list[Unit], answers: list[Any]) -> None:
             unit.answer.callback(answer)
 
 
-def told(name: str, error: BaseException) -> BaseException:
-    """SQLite's error in the hub's words, where the hub knows what it means for the caller."""
+def told(name: str, error: BaseException, folder: Path) -> BaseException:
+    """SQLite's error in the hub's words, where the hub knows what it means; its file is in ``folder``."""
     if isinstance(error, GroupVoid) and isinstance(error.__cause__, Exception):
         error = error.__cause__
     if isinstance(error, DatahubError) or not isinstance(error, DBAPIError):
         return error
+    space = os.statvfs(folder)
+    free = space.f_bavail * space.f_frsize
     code = getattr(error.orig, "sqlite_errorname", "")
     if code.startswith("SQLITE_FULL"):
-        return NoSpace(f"the database has no room to {name}: free space on its disk")
+        return NoSpace(f"the database has no room to {name}: {free} bytes are free on its disk; free some space")
     if code.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_LOCKED")):
         return Unavailable(f"the database could not {name}: {error.orig}")
     return error

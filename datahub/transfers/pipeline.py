@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from datahub.archive import Product
-from datahub.errors import FinalFault, PassingFault
+from datahub.errors import FinalFault, NoSpace, PassingFault, Unavailable
 from datahub.kit.aio import within
 from datahub.kit.clock import HubClock, rfc3339
 from datahub.kit.sizes import count, format_duration
@@ -39,6 +39,8 @@ LANES = (STAGE, MOVE)
 
 FIRST_PAUSE = 1_000
 LONGEST_PAUSE = 15 * 60_000
+PASSING = (PassingFault, TimeoutError, NoSpace, Unavailable)
+"""What may be well in a while; the last two are of the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +61,6 @@ class Limits:
 
 class CallBackLate(PassingFault):
     """A stager took the request, and has not reported in time."""
-
-    code = "work.call_back_late"
 
 
 class Pipeline:
@@ -176,11 +176,11 @@ class Pipeline:
         transfer: Transfer = item.record
         if isinstance(error, FinalFault):
             return Fail(self._failed(item, transfer, str(error)))
-        if not isinstance(error, PassingFault | TimeoutError):
+        if not isinstance(error, PASSING):
             log.failure("{lane} of transfer {id} met an internal fault", lane=item.lane, id=transfer.id)
         reason = (
             str(error)
-            if isinstance(error, PassingFault | TimeoutError)
+            if isinstance(error, PASSING)
             else f"internal fault ({type(error).__name__}), see the log"
         )
         late = isinstance(error, CallBackLate)

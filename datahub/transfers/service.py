@@ -72,7 +72,6 @@ class Transfers:
         self._store = floor.store
         self._queue = floor.queue
         self._clock = floor.clock
-        self._reactor = floor.reactor
         self._feed = feed
         self._changed = floor.changed
         self._movers = movers
@@ -156,12 +155,12 @@ class Transfers:
     async def await_final(self, caller: Caller, number: str, seconds: float) -> Seen:
         """The transfer, once it is final or ``seconds`` have passed."""
         look = partial(self.find, caller, number)
-        return await until_final(look, _final, self._feed, number, seconds, self._reactor)
+        return await until_final(look, _final, self._feed, number, seconds, self._feed.deadlines)
 
     def watch(self, caller: Caller, number: str) -> AsyncIterator[Seen | None]:
         """The transfer now and after each change until it is final; None as a sign of life."""
         look = partial(self.find, caller, number)
-        return changes(look, _final, self._touch, self._feed, number, HEARTBEAT, self._reactor)
+        return changes(look, _final, self._touch, self._feed, number, HEARTBEAT, self._feed.deadlines)
 
     def _touch(self, seen: Seen) -> Seen:
         return replace(seen, moved=self._moved.get(seen.transfer.id, seen.moved))

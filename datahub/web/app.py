@@ -181,6 +181,8 @@ class App(Klein):
         return start(performed) if operation.reads else shield(performed, operation.name)
 
     async def _perform(self, operation: Operation, request: HubRequest, arguments: Mapping[str, Any]) -> bytes:
+        if not operation.reads:
+            request.check_origin()
         caller = _permitted(request, operation)
         call = Call(request, caller, request.body(self.body_limit or request.site.limits.body))
         taken = () if operation.takes is None else (_taken(operation.takes, call),)

@@ -62,7 +62,16 @@ class HubRequest(Request):
     @property
     def address(self) -> str:
         """The host address of the caller; "unix" on a local socket."""
-        return getattr(self.getClientAddress(), "host", None) or "unix"
+        peer = getattr(self.getClientAddress(), "host", None) or "unix"
+        return self.site.guard.address(peer, self._forwarded())
+
+    def _forwarded(self) -> list[str]:
+        lines = self.requestHeaders.getRawHeaders(b"x-forwarded-for", [])
+        return [line.decode("ascii", "replace") for line in lines]
+
+    def check_origin(self) -> None:
+        """Raise `NotPermitted` if a web page of another site asks."""
+        self.site.guard.check_origin(self.header("sec-fetch-site"), self.header("origin"), self.header("host"))
 
     @property
     def verb(self) -> str:

@@ -43,6 +43,7 @@ class Root(Resource):
         ours = cast(HubRequest, request)
         segments = [_text(part) for part in ours.postpath or ()]
         _text(ours.getRequestHostname())
+        ours.site.guard.check_host(ours.header("host"))
         if segments == [""]:
             return _greeting(ours)
         if segments[0] not in self._resources:

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from functools import partial
+from http import HTTPStatus
 from secrets import token_hex
 from tempfile import SpooledTemporaryFile
 from typing import Any, BinaryIO, Protocol, cast
@@ -19,13 +21,19 @@ from twisted.web.server import Site
 
 from datahub.auth import Gate
 from datahub.config import LimitsSection
+from datahub.web.guard import Guard
 from datahub.web.request import HubRequest
+from datahub.web.silence import Silence, unsent
 from datahub.web.traffic import Traffic
 
 __all__ = ["HubChannel", "HubSite", "RequestLog"]
 
 # Bodies up to this many bytes are kept in memory, larger ones in a file without a name.
 IN_MEMORY = 64 * 1024
+# Seconds after which a connection that was to be closed is cut.
+FORCE = 15.0
+TOO_SLOW = "the request came too slowly, or not to its end"
+NOT_HTTP = "this is not a request of HTTP/1.1, or its headers are too large"
 
 
 class RequestLog(Protocol):
@@ -66,15 +74,58 @@ class HubChannel(HTTPChannel):
             self._host = cast(IAddress, super().getHost())
         return self._host
 
+    _silence: Silence | None = None
+
     def connectionMade(self) -> None:
         """Count in."""
         self.site.traffic.connections.add(self)
+        self._silence = Silence(
+            self.site.traffic.deadlines,
+            self.site.limits.idle,
+            partial(unsent, self.transport),
+            idle=self._leave,
+            slow=self._give_up,
+            stalled=self.abort,
+        )
         super().connectionMade()
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take note that the caller lives."""
+        if self._silence is not None:
+            self._silence.heard(len(data))
+        super().dataReceived(data)
+
+    def setTimeout(  # noqa: N802 - Twisted's name
+        self, period: float | None
+    ) -> float | None:
+        """Twisted's way to say that a request is waited for, or is here: None."""
+        previous, self.timeOut = self.timeOut, period  # type: ignore[assignment]
+        if self._silence is not None:
+            if period is None:
+                self._silence.answer()
+            else:
+                self._silence.wait()
+        return previous
+
+    def resetTimeout(self) -> None:  # noqa: N802 - Twisted's name
+        """Twisted's way to say that something came; `dataReceived` has said so already."""
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override]  # Twisted gives no default here
         """Count out, and tell the requests under way."""
         super().connectionLost(reason)
+        if self._silence is not None:
+            self._silence.end()
         self.site.traffic.connections.discard(self)
+
+    def _leave(self) -> None:
+        """Close, by force if the other side does not let us."""
+        self._abortingCall = self.site.traffic.deadlines.callLater(FORCE, self.abort)
+        self.loseConnection()
+
+    def _give_up(self) -> None:
+        if not any(request.startedWriting for request in self.requests):
+            self.write(_bare(self.site.node, 408, code="request.slow", detail=TOO_SLOW))
+        self._leave()
 
     def close(self) -> None:
         """Close when what was written is sent."""
@@ -88,22 +139,18 @@ class HubChannel(HTTPChannel):
     def _respondToBadRequestAndDisconnect(self) -> None:
         # Twisted's own answer to what is not HTTP is a bare status line; if this name is ever gone, that comes back.
         if not any(request.startedWriting for request in self.requests):
-            self.write(_not_http(self.site.node))
+            self.write(_bare(self.site.node, 400, code="request.malformed", detail=NOT_HTTP))
         self.loseConnection()
 
 
-def _not_http(node: str) -> bytes:
-    problem = {
-        "type": "about:blank",
-        "title": "Bad Request",
-        "status": 400,
-        "detail": "this is not a request of HTTP/1.1, or its headers are too large",
-        "code": "request.malformed",
-    }
+def _bare(node: str, status: int, *, code: str, detail: str) -> bytes:
+    """An answer to what is no request, or not yet; the connection ends with it."""
+    title = HTTPStatus(status).phrase
+    problem = {"type": "about:blank", "title": title, "status": status, "detail": detail, "code": code}
     body = msgspec.json.encode(problem) + b"\n"
     head = (
-        "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
-        f"X-Datahub-Error: request.malformed\r\nX-Datahub-Node: {node}\r\nX-Request-Id: {token_hex(8)}\r\n"
+        f"HTTP/1.1 {status} {title}\r\nConnection: close\r\nContent-Type: application/problem+json\r\n"
+        f"X-Datahub-Error: {code}\r\nX-Datahub-Node: {node}\r\nX-Request-Id: {token_hex(8)}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
@@ -124,6 +171,7 @@ class HubSite(Site):
         traffic: Traffic,
         reactor: Any,
         anonymous: Collection[str] = (),
+        guard: Guard | None = None,
     ) -> None:
         super().__init__(root, HubRequest, timeout=limits.idle, reactor=reactor, parsePOSTFormSubmission=False)
         self.gate = gate
@@ -132,6 +180,7 @@ class HubSite(Site):
         self.node = node
         self.traffic = traffic
         self.anonymous = anonymous
+        self.guard = guard or Guard()
         self._access_log = access_log
 
     def startFactory(self) -> None:

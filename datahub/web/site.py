@@ -23,6 +23,7 @@ from twisted.web.resource import IResource
 from datahub.auth import Gate
 from datahub.config import LimitsSection, ListenSection, TlsSection
 from datahub.errors import StartError
+from datahub.web.guard import guard_of
 from datahub.web.request import HubRequest
 from datahub.web.root import Root
 from datahub.web.server import HubSite, RequestLog
@@ -41,7 +42,10 @@ REASONS = {
 
 
 class Listeners:
-    """All places where callers are answered; ``anonymous`` are the scopes where a section names none."""
+    """All places where callers are answered; ``anonymous`` are the scopes where a section names none.
+
+    ``url`` is how the world reaches the hub.
+    """
 
     def __init__(
         self,
@@ -53,12 +57,14 @@ class Listeners:
         access_log: RequestLog,
         reactor: Any,
         anonymous: Collection[str] = (),
+        url: str | None = None,
     ) -> None:
         self._sections = tuple(sections)
         self._make_root = make_root
         self._reactor = reactor
         self._traffic = Traffic(limits.connections, reactor)
         self._anonymous = anonymous
+        self._url = url
         self._make_site = partial(
             HubSite,
             gate=gate,
@@ -96,8 +102,9 @@ class Listeners:
     def _listen(self, section: ListenSection) -> IListeningPort:
         name = f"listen {section.endpoint!r}"
         anonymous = self._anonymous if section.anonymous is None else section.anonymous
-        site = self._make_site(self._make_root(section), anonymous=anonymous)
         try:
+            guard = guard_of(section, self._url)
+            site = self._make_site(self._make_root(section), anonymous=anonymous, guard=guard)
             # "systemd:" fails here, already, when it was given no such socket.
             endpoint = self._endpoint(section, name)
             outcome: list[IListeningPort | Failure] = []

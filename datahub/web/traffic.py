@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from datahub.kit.aio import within
+from datahub.kit.deadlines import Deadlines
 
 __all__ = ["Crowd", "Traffic"]
 
@@ -72,6 +73,7 @@ class Traffic:
         self.draining = False
         self.connections: Crowd[Connection] = Crowd()
         self.requests: Crowd[object] = Crowd()
+        self.deadlines = Deadlines(clock)
         self._limit = limit
         self._clock = clock
         self._refused = 0

@@ -22,7 +22,7 @@ from datahub.messages.model import digest_of
 from datahub.messages.service import Messages
 from datahub.messages.stores.database import DatabaseMessages
 from datahub.store import Store
-from datahub.store.migrations.versions import v0050_messages_counted as counted
+from datahub.store.migrations.versions import v0006_messages_counted as counted
 from tests.stores import opened
 from tests.waiting import until
 

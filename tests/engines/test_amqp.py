@@ -347,3 +347,32 @@ def tls_port(reactor, broker_url, certificate):
     broker = Broker.parse(broker_url)
     proxy._behind = HostnameEndpoint(reactor, broker.host, broker.port)
     return reactor.listenSSL(0, Factory.forProtocol(lambda: Front(proxy)), certificate.options(), interface="127.0.0.1")
+
+
+async def test_signals_reach_the_other_hubs_alone(cluster, reactor):
+    """Soon, many as one with the last content; not the hub itself; and again after the broker was away."""
+    heard: list[tuple[int, bytes]] = []
+    proxy = Proxy(cluster.url, reactor)
+    queues = [cluster.make(proxy.url) for _ in range(3)]
+    for number, queue in enumerate(queues):
+        queue.hear("changed", lambda content, number=number: heard.append((number, content)))
+        queue.hear("broken", lambda content: 1 / 0)
+        queue.signal("changed", b"before it is connected: lost")
+        queue.start()
+    for round_ in range(2):
+        await until(lambda: all(queue._signals._channel for queue in queues), "signals of all hubs")
+        heard.clear()
+        for number in range(100):
+            queues[0].signal("changed", b"%d" % number)
+        await until(lambda: len(heard) >= 2, "the signal at both")
+        queues[1].signal("unknown", b"")
+        assert sorted(heard) == [(1, b"99"), (2, b"99")]
+        if round_ == 0:
+            proxy.cut()
+            await until(lambda: not any(queue._signals._channel for queue in queues), "the loss")
+    with capturedLogs() as events:
+        queues[0].signal("broken", b"")
+        await until(lambda: len([e for e in events if "can't be used" in e["log_format"]]) == 2, "both complaints")
+    for queue in queues:
+        await queue.stop()
+    await proxy.close()

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select
 
 from datahub.errors import NoSpace, StartError, Unavailable
 from datahub.kit.aio import gather, start
 from datahub.store.engine import sqlite_path
 from datahub.store.opening import open_database
 from datahub.store.settings import setting
-from datahub.store.sqlite import SqliteStore
+from datahub.store.sqlite import KEPT_PAGES, SqliteStore
 from tests.stores import opened
 
 
@@ -224,3 +224,19 @@ def test_a_server_that_is_away_is_waited_for() -> None:
     assert len(pauses) >= 2
     assert "secret" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+async def test_a_file_that_shrinks_again(store: SqliteStore, url: str) -> None:
+    """What was removed is given back to the disk in small steps, while others write; some pages are kept for them."""
+    for number in range(20):
+        await store.run("put", partial(put, name=str(number), size=1_000_000))
+    await store.run("remove", lambda c: c.execute(delete(setting)).rowcount)
+    giving = start(store.give_back_space())
+    await store.run("put", partial(put, name="new"))
+    assert await giving > 3000
+    assert await store.read("names", names) == {"new"}
+    free = await store.read("free", lambda c: c.exec_driver_sql("PRAGMA freelist_count").scalar_one())
+    assert free <= KEPT_PAGES
+    assert await store.give_back_space() == 0
+    await store.stop()
+    assert sqlite_path(url).stat().st_size < 10_000_000

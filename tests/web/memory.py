@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from datahub.auth import Gate, Tokens, digest
 from datahub.config import LimitsSection, TokenSection
 from datahub.web.app import App
+from datahub.web.guard import Guard
 from datahub.web.root import Root
 from datahub.web.server import HubSite
 from datahub.web.traffic import Traffic
@@ -61,11 +62,12 @@ def make_site(
     limits: LimitsSection = LIMITS,
     clock: Clock | None = None,
     access_log: Entries | None = None,
+    guard: Guard | None = None,
 ) -> HubSite:
     """The site of a hub called hub1."""
     clock = clock or Clock()
     traffic = Traffic(limits.connections, clock)
-    return HubSite(Root(apps), gate(), limits, "hub1", access_log or Entries(), traffic, clock, anonymous)
+    return HubSite(Root(apps), gate(), limits, "hub1", access_log or Entries(), traffic, clock, anonymous, guard)
 
 
 class Reply(NamedTuple):

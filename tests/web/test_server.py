@@ -192,7 +192,7 @@ def test_nonsense_in_a_refused_body_is_answered_once(site):
 def test_an_idle_connection_is_closed(site, clock):
     """A connection on which nothing happens is closed after the idle time; a slow answer is not idle."""
     wire, busy = Wire(site), Wire(site).send(head("/slow", method="GET"))
-    clock.advance(LIMITS.idle)
+    clock.advance(LIMITS.idle + 0.6)
     assert wire.closing()
     assert not busy.closing()
     wire.hang_up()

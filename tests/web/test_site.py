@@ -29,7 +29,7 @@ from datahub.web.site import Listeners, Root
 from tests.web.memory import LIMITS, Entries, gate
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
-REQUEST = b"GET /quick HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n"
+REQUEST = b"GET /quick HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 class Clockwork:
@@ -283,7 +283,7 @@ async def test_an_error_after_the_first_byte_breaks_the_connection(listening):
     """The caller sees a reset or less than was promised, never a whole answer."""
     port = port_of(listening(section()))
     try:
-        reply = await Peer(port).exchange(b"GET /half HTTP/1.1\r\nHost: hub\r\n\r\n")
+        reply = await Peer(port).exchange(b"GET /half HTTP/1.1\r\nHost: localhost\r\n\r\n")
     except ConnectionResetError:
         return
     assert b"Content-Length: 100" in reply or reply == b""
@@ -300,7 +300,7 @@ async def test_413_reaches_who_sends_without_listening(listening, log, head):
     """One who sends all of a body of 3 MB before he reads finds the answer, whole, and the connection closed."""
     port = port_of(listening(section()))
     ending = b"\r\n0\r\n\r\n" if b"chunked" in head else b""
-    reply = await Peer(port).exchange(b"POST /take HTTP/1.1\r\nHost: hub\r\n" + head, b"x" * 3_000_000 + ending)
+    reply = await Peer(port).exchange(b"POST /take HTTP/1.1\r\nHost: localhost\r\n" + head, b"x" * 3_000_000 + ending)
     assert reply.startswith(b"HTTP/1.1 413 ")
     assert reply.count(b"HTTP/1.1") == 1
     assert reply.rstrip().endswith(b"}")
@@ -311,7 +311,7 @@ async def test_a_stop_serves_what_is_under_way(reactor, listening, clockwork):
     """Nobody gets in any more, but who was in is answered; then the stop is over."""
     listeners = listening(section())
     port = port_of(listeners)
-    asking = start(Peer(port).exchange(b"GET /slow HTTP/1.1\r\nHost: hub\r\n\r\n"))
+    asking = start(Peer(port).exchange(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     await sleep(0.1, reactor)
     stopping = start(listeners.stop(10))
     await sleep(0.05, reactor)
@@ -330,7 +330,7 @@ async def test_a_stop_has_an_end(reactor, listening, clockwork, log):
     """Who takes longer than the drain, and who only keeps a connection open, is cut off."""
     listeners = listening(section())
     port = port_of(listeners)
-    asking = start(Peer(port).exchange(b"GET /slow HTTP/1.1\r\nHost: hub\r\n\r\n"))
+    asking = start(Peer(port).exchange(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     idle = start(Peer(port).exchange(b""))
     await sleep(0.1, reactor)
     await listeners.stop(0.1)

@@ -80,7 +80,7 @@ def download(daemon: Daemon, path: str) -> Iterator[socket.socket]:
     """A connection on which an answer's head was read; its body is taken as slowly as one likes."""
     with socket.create_connection(("127.0.0.1", daemon.port), 60) as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 256 * 1024)
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: hub\r\nConnection: close\r\n\r\n".encode())
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
         head = b""
         while not head.endswith(b"\r\n\r\n"):
             head += connection.recv(1)

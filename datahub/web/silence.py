@@ -1,0 +1,102 @@
+"""How long a connection may keep the hub waiting: for a request, for its end, or for the answer to be read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from datahub.kit.deadlines import Deadline, Deadlines
+
+__all__ = ["SLOWEST", "Silence", "unsent"]
+
+SLOWEST = 1024
+"""Bytes a second: who sends a request more slowly, after the time for idling, holds a connection for nothing."""
+
+LOOKS = 4
+"""How often within the time allowed it is looked whether an answer is being read."""
+
+
+class Silence:
+    """Watches one connection with one deadline, however much goes on there.
+
+    ``idle`` calls for its end when no request came for ``limit`` seconds; ``slow`` when one that has begun does not get
+    on, or only by drops; ``stalled`` when nothing of an answer was taken for that long.
+    """
+
+    def __init__(
+        self,
+        deadlines: Deadlines,
+        limit: float,
+        unsent: Callable[[], int],
+        *,
+        idle: Callable[[], None],
+        slow: Callable[[], None],
+        stalled: Callable[[], None],
+    ) -> None:
+        self._deadlines = deadlines
+        self._limit = limit
+        self._unsent = unsent
+        self._idle = idle
+        self._slow = slow
+        self._stalled = stalled
+        self._waiting = True
+        self._received = 0
+        self._since = self._begun = self._heard = self._taken = deadlines.seconds()
+        self._left = 0
+        self._look: Deadline | None = deadlines.callLater(limit, self._look_at_it)
+
+    def wait(self) -> None:
+        """A request is waited for from now on."""
+        self._waiting = True
+        self._received = 0
+        self._since = self._heard = self._deadlines.seconds()
+
+    def answer(self) -> None:
+        """A request is here whole: the hub may take its time."""
+        self._waiting = False
+
+    def heard(self, count: int) -> None:
+        """Take note of ``count`` bytes that came."""
+        self._heard = self._deadlines.seconds()
+        if not self._received:
+            self._begun = self._heard
+        self._received += count
+
+    def end(self) -> None:
+        """The connection has gone."""
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
+
+    def _look_at_it(self) -> None:
+        now = self._deadlines.seconds()
+        unsent = self._unsent()
+        if unsent != self._left or not unsent:
+            self._left, self._taken = unsent, now
+        end, due = self._end_and_due()
+        if due > now:
+            longest = self._limit / LOOKS if unsent or not self._waiting else self._limit
+            self._look = self._deadlines.callLater(min(due - now, longest), self._look_at_it)
+            return
+        self._look = None
+        end()
+
+    def _end_and_due(self) -> tuple[Callable[[], None], float]:
+        if self._left or not self._waiting:
+            return self._stalled, self._taken + self._limit
+        if not self._received:
+            return self._idle, self._since + self._limit
+        return self._slow, min(self._heard, self._begun + self._received / SLOWEST) + self._limit
+
+
+def unsent(transport: Any) -> int:
+    """Bytes of answers that the other side has not taken; under TLS those of the connection below count.
+
+    Twisted has no public name for it; if these are ever gone, nothing is ever said to stall.
+    """
+    count = 0
+    while transport is not None:
+        count += len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
+        count += getattr(transport, "_tempDataLen", 0)
+        transport = getattr(transport, "transport", None)
+    return count
