@@ -23,6 +23,7 @@ from datahub import __version__
 from datahub.archive.local import LocalArchive
 from datahub.auth.gate import Gate
 from datahub.auth.tokens import Tokens
+from datahub.carts import parts as carts
 from datahub.config import Config, ListenSection, LogSection, TransfersSection
 from datahub.errors import StartError, Unavailable
 from datahub.events.feed import Feed
@@ -88,6 +89,16 @@ FORGET_EVERY = 3600.0
 DEADLINES_EVERY = 2.0
 DATABASE = "database:"
 MESOS_LIMITS = TimeLimits()
+# No cart may be called as what the hub answers at, now or in a later version.
+OWN_NAMES = {
+    *(
+        name
+        for each in (Health, EventRoutes, TransferRoutes, carts.CartRoutes, SandboxRoutes, MessageRoutes)
+        for name in each.app.segments()
+    ),
+    *("transfers", "jobs", "docs", "dashboard", "static", "metrics", "openapi.json", "robots.txt", "favicon.ico"),
+    *("tokens", "sandbox", "sandboxes", "files", "work", "hubs", "notify", "api", "v1", ".well-known", "tape"),
+}
 
 
 def make_hub(config: Config, reactor: Any) -> IService:
@@ -165,6 +176,7 @@ class Hub(Service):
         with engine.begin() as connection:
             ledger.declare(connection, STAGE, self._config.transfers.staging_concurrent)
             ledger.declare(connection, MOVE, self._config.transfers.moving_concurrent)
+            carts.declare(connection)
             if self._config.serves("messages") and self._config.messages.url == DATABASE:
                 check_packets(connection, self._config.messages.limit)
 
@@ -180,7 +192,9 @@ class Hub(Service):
         floor = Floor(store, queue, clock, reactor, member.owner, feed.wake)
 
         pipeline, transfers = self._build_transfers(floor, feed, disk, reserve)
-        lanes = [Lane(step, floor) for step in pipeline.steps()] if "transfers" in config.hub.workers else []
+        cart_parts = self._build_carts(floor, feed, disk, reserve)
+        steps = {"transfers": pipeline.steps(), "carts": cart_parts.steps}
+        lanes = [Lane(step, floor) for worker in config.hub.workers for step in steps[worker]]
         for lane in lanes:
             queue.listen(lane.name, lane)
         sweeper = Sweeper(floor, member, lanes, alone=is_sqlite(config.database.url))
@@ -198,11 +212,13 @@ class Hub(Service):
         reports = Reports(floor, pipeline.cost)
         apps = {
             "transfers": TransferRoutes(transfers, reports).app,
+            "carts": cart_parts.routes.app,
             "sandbox": SandboxRoutes(sandboxes, MESOS_LIMITS.stall).app,
             "messages": MessageRoutes(messages).app,
         }
-        events = EventRoutes(store, feed, {"transfers": transfers.summary}, reactor)
-        self.listeners = self._build_listeners([health.app, events.app], apps, access_log)
+        kinds = {"transfers": transfers.summary, "carts": cart_parts.verbs.summary}
+        events = EventRoutes(store, feed, kinds, reactor)
+        self.listeners = self._build_listeners([health.app, events.app], apps, cart_parts.cartd.app, access_log)
 
         # Bound before anything runs: a busy port is to end the daemon, not to interrupt it.
         self.listeners.start()
@@ -215,7 +231,7 @@ class Hub(Service):
         begin("events", feed)
         self._parts.add("Mesos", wire)
         begin("work", sweeper)
-        for name, every, chore in self._chores(store, clock):
+        for name, every, chore in [*self._chores(store, clock), *cart_parts.chores]:
             begin(name, Repeating(name, every, chore, reactor))
         self._parts.add("listeners", _Drained(self.listeners, config.hub.drain))
 
@@ -249,6 +265,14 @@ class Hub(Service):
         verbs = Transfers(floor, feed, movers, reserve.admit, pipeline.moved, rules)
         return pipeline, verbs
 
+    def _build_carts(self, floor: Floor, feed: Feed, disk: ReactorPool, reserve: Reserve) -> carts.Parts:
+        config = self._config
+        shared = "carts" in config.auth.shared
+        pins = LocalArchive(config.archive.url, disk)
+        return carts.build(
+            config.carts, floor, feed, disk, pins, reserve.admit, shared=shared, reserved=sorted(OWN_NAMES)
+        )
+
     def _build_messages(self, kept: MessageStore, disk: ReactorPool, reserve: Reserve) -> Messages:
         section = self._config.messages
         # What another server keeps takes no room here.
@@ -262,11 +286,15 @@ class Hub(Service):
         masters = Masters(wire, section.masters)
         return wire, Mesos(wire, masters, Decoder(self._reactor), section.state_ttl, section.agents)
 
-    def _build_listeners(self, own: Iterable[App], apps: Mapping[str, App], access_log: AccessLog) -> Listeners:
+    def _build_listeners(
+        self, own: Iterable[App], apps: Mapping[str, App], rest: App, access_log: AccessLog
+    ) -> Listeners:
         config = self._config
 
         def root(section: ListenSection) -> Root:
-            return Root([*own, *(apps[service] for service in section.services)])
+            # What nobody else claims is the uid of a cart.
+            offered = [apps[service] for service in section.services]
+            return Root([*own, *offered], rest if "carts" in section.services else None)
 
         gate = Gate(Tokens(config.auth.tokens))
         return Listeners(
