@@ -20,7 +20,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from datahub import __version__
+from datahub.archive import Archive
 from datahub.archive.local import LocalArchive
+from datahub.archive.pacifica import NoProducts, PacificaArchive
 from datahub.auth.gate import Gate
 from datahub.auth.tokens import Tokens
 from datahub.carts import parts as carts
@@ -88,6 +90,7 @@ STOP_PATIENCE = 30.0
 FORGET_EVERY = 3600.0
 DEADLINES_EVERY = 2.0
 DATABASE = "database:"
+PACIFICA = "pacifica+"
 MESOS_LIMITS = TimeLimits()
 # No cart may be called as what the hub answers at, now or in a later version.
 OWN_NAMES = {
@@ -176,7 +179,7 @@ class Hub(Service):
         with engine.begin() as connection:
             ledger.declare(connection, STAGE, self._config.transfers.staging_concurrent)
             ledger.declare(connection, MOVE, self._config.transfers.moving_concurrent)
-            carts.declare(connection)
+            carts.declare(connection, self._config.carts)
             if self._config.serves("messages") and self._config.messages.url == DATABASE:
                 check_packets(connection, self._config.messages.limit)
 
@@ -268,9 +271,9 @@ class Hub(Service):
     def _build_carts(self, floor: Floor, feed: Feed, disk: ReactorPool, reserve: Reserve) -> carts.Parts:
         config = self._config
         shared = "carts" in config.auth.shared
-        pins = LocalArchive(config.archive.url, disk)
+        source = _make_cart_source(config.archive.url, disk, floor.reactor)
         return carts.build(
-            config.carts, floor, feed, disk, pins, reserve.admit, shared=shared, reserved=sorted(OWN_NAMES)
+            config.carts, floor, feed, disk, source, reserve.admit, shared=shared, reserved=sorted(OWN_NAMES)
         )
 
     def _build_messages(self, kept: MessageStore, disk: ReactorPool, reserve: Reserve) -> Messages:
@@ -369,15 +372,23 @@ def _make_queue(url: str, reactor: Any) -> Queue:
     return EmbeddedQueue(reactor) if url == "embedded:" else AmqpQueue(url, reactor)
 
 
-def _make_source(config: Config, disk: ReactorPool) -> LocalArchive:
+def _make_cart_source(url: str, disk: ReactorPool, reactor: Any) -> LocalArchive | PacificaArchive:
+    if url.startswith(PACIFICA):
+        return PacificaArchive(url.removeprefix(PACIFICA), disk, reactor)
+    return LocalArchive(url, disk)
+
+
+def _make_source(config: Config, disk: ReactorPool) -> Archive:
     """Where what is staged is read: the archive, or the folder of a stager that calls back."""
     staged = config.transfers.staged
     if config.transfers.calls_back and staged is not None:
         return LocalArchive(staged, disk, "the folder of [transfers] staged")
+    if config.archive.url.startswith(PACIFICA):
+        return NoProducts()
     return LocalArchive(config.archive.url, disk)
 
 
-def _make_stager(section: TransfersSection, source: LocalArchive, reactor: Any) -> Stager:
+def _make_stager(section: TransfersSection, source: Archive, reactor: Any) -> Stager:
     if not section.calls_back:
         return ArchiveStager(source)
     options, patience = section.stager_options, StagerPatience()
@@ -390,7 +401,7 @@ def _make_stager(section: TransfersSection, source: LocalArchive, reactor: Any) 
     return CallbackStager(address, make_client(reactor, policy, patience), shelf, reactor, patience)
 
 
-def _make_mover(url: str, disk: ReactorPool, archive: LocalArchive) -> Mover:
+def _make_mover(url: str, disk: ReactorPool, archive: Archive) -> Mover:
     folder, _, mode = url.removeprefix("local:").partition("?mode=")
     return LocalMover(Path(folder), disk, archive, int(mode or "644", 8))
 

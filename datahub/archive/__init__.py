@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from datahub.errors import InvalidRequest
+from datahub.errors import InvalidRequest, PassingFault
 
-__all__ = ["Archive", "Entry", "Facts", "Product", "check_product_id", "is_encodable"]
+__all__ = ["Archive", "Entry", "Facts", "Faulty", "Product", "check_product_id", "is_encodable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,10 @@ class Facts:
     def hold(self, found: os.stat_result) -> bool:
         """Whether ``found`` is still the same file, unchanged."""
         return Facts.of(self.place, found) == self
+
+
+class Faulty(PassingFault):
+    """The archive answered, and what it said can't be right: a few tries more, not days of them."""
 
 
 class Archive(Protocol):

@@ -7,7 +7,7 @@ from typing import Final
 from sqlalchemy import Connection
 from twisted.logger import Logger
 
-from datahub.carts import tables
+from datahub.carts import fetch_tables, tables
 from datahub.carts.downloads import Downloads
 from datahub.carts.model import Cart, Status
 from datahub.errors import Superseded
@@ -41,6 +41,7 @@ class Housekeeping:
         numbers = tables.left_behind(connection, self._clock.wall(), BATCH)
         numbers = [each for each in numbers if not self._downloads.active(each)]
         if numbers:
+            fetch_tables.unbind(connection, numbers)
             tables.forget_files(connection, numbers)
         return len(numbers)
 
@@ -78,5 +79,6 @@ class Housekeeping:
         now = self._clock.wall()
         numbers = tables.expired(connection, now - self._keep, BATCH)
         if numbers:
+            fetch_tables.unbind(connection, numbers)
             tables.remove(connection, numbers, now)
         return len(numbers)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from random import uniform
 from threading import Event
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 from sqlalchemy import Connection
 from twisted.logger import Logger
 
 from datahub.archive import Facts
 from datahub.carts import tables
+from datahub.carts.fetching import FETCH, Fetcher, one_line
 from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Status
 from datahub.carts.reading import open_file, require_unchanged
 from datahub.errors import DatahubError, FinalFault, InvalidRequest, PassingFault
@@ -33,7 +34,7 @@ log = Logger()
 
 STAGE: Final = "carts.stage"
 DIGEST: Final = "carts.digest"
-LANES: Final = (STAGE, DIGEST)
+LANES: Final = (STAGE, FETCH, DIGEST)
 DIGESTING: Final = 1
 """Carts whose digests are computed at once here: nobody is to feel it."""
 WINDOW: Final = 500
@@ -44,6 +45,7 @@ FIRST_PAUSE: Final = 1_000
 LONGEST_PAUSE: Final = 15 * 60_000
 
 
+@runtime_checkable
 class Pins(Protocol):
     """An archive whose files lie on this host."""
 
@@ -54,19 +56,21 @@ class Pins(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How many carts at once here, how long (s) what may pass is tried again, and what a turn costs by submitter."""
+    """How many carts at once here, how many fetches, and how long (s) what may pass is tried again."""
 
     staging: int
+    fetching: int
     retry_for: float
-    weights: Mapping[str, float] = field(default_factory=dict)
 
 
 class Pipeline:
     """Takes carts to their end; ``owner`` is this daemon's name in the ledger."""
 
-    def __init__(self, store: Store, pins: Pins, pool: Pool, limits: Limits, clock: HubClock, owner: str) -> None:
+    def __init__(
+        self, store: Store, source: Pins | Fetcher, pool: Pool, limits: Limits, clock: HubClock, owner: str
+    ) -> None:
         self._store = store
-        self._pins = pins
+        self._source = source
         self._pool = pool
         self._limits = limits
         self._clock = clock
@@ -76,8 +80,12 @@ class Pipeline:
         """The lanes of carts, in the order a cart goes through them."""
         return [
             Step(STAGE, self._limits.staging, self._begin, self.stage, self.fault),
+            Step(FETCH, self._limits.fetching, self._look_for_helpers, self.fetch, self.fault),
             Step(DIGEST, DIGESTING, self._look, self.digest, self.digest_fault),
         ]
+
+    def _look_for_helpers(self, connection: Connection, items: Sequence[Item]) -> Mapping[str, Cart | None]:
+        return {} if not isinstance(self._source, Fetcher) else self._source.begin(connection, items)
 
     def _look(self, connection: Connection, items: Sequence[Item]) -> dict[str, Cart | None]:
         return {item.subject: tables.find(connection, item.subject) for item in items}
@@ -90,11 +98,19 @@ class Pipeline:
         cart: Cart = item.record
         if cart.status.settled:
             return Done()
+        if isinstance(self._source, Fetcher):
+            return await self._source.prepare(item, cart)
         first = 0
         while files := await self._window(cart, first):
             await self._take_up(item, cart, [each for each in files if each.status != STAGED])
             first = files[-1].number + 1
         return await self._finish(item, cart)
+
+    async def fetch(self, item: Item) -> Outcome:
+        """Fetch what lies elsewhere, for a moment: see `datahub.carts.fetching`."""
+        if not isinstance(self._source, Fetcher):
+            raise PassingFault("[archive] url was that of a remote archive when this cart was begun")
+        return await self._source.work(item, self._finish)
 
     async def _window(self, cart: Cart, first: int) -> list[CartFile]:
         look = partial(tables.window, number=cart.id, first=first, count=WINDOW)
@@ -116,11 +132,13 @@ class Pipeline:
             try:
                 taken.append(self._taken_up(each, stop))
             except (FinalFault, InvalidRequest) as error:
-                taken.append(replace(each, status=FAILED, error=_one_line(error)))
+                taken.append(replace(each, status=FAILED, error=one_line(error)))
         return taken
 
     def _taken_up(self, file: CartFile, stop: Event) -> CartFile:
-        facts = self._pins.take_up(file.name)
+        if isinstance(self._source, Fetcher):
+            raise PassingFault("[archive] url is that of a remote archive")
+        facts = self._source.take_up(file.name)
         found = replace(file, status=STAGED, size=facts.size, mtime_ns=facts.mtime_ns, facts=facts, error=None)
         if file.hashtype is None:
             return found
@@ -206,18 +224,18 @@ class Pipeline:
 
     def digest_fault(self, item: Item, error: Exception) -> Outcome:
         """Try again later: nothing but the manifest waits for it."""
-        log.warn("digests of cart {uid}: {error}", uid=item.record.uid, error=_one_line(error))
+        log.warn("digests of cart {uid}: {error}", uid=item.record.uid, error=one_line(error))
         return Retry(_pause(item))
 
     def fault(self, item: Item, error: Exception) -> Outcome:
         """Try again what may pass, until it has failed for ``retry_for``; end what will not, and say why."""
         cart: Cart = item.record
         if isinstance(error, FinalFault):
-            return Fail(self._failed(item, cart, _one_line(error)))
+            return Fail(self._failed(item, cart, one_line(error)))
         known = isinstance(error, PassingFault | TimeoutError)
         if not known:
             log.failure("staging cart {uid} met an internal fault", uid=cart.uid)
-        reason = _one_line(error) if known else f"internal fault ({type(error).__name__}), see the log"
+        reason = one_line(error) if known else f"internal fault ({type(error).__name__}), see the log"
         now = self._clock.wall()
         since = cart.failing_since or now
         if now - since > self._limits.retry_for * 1000:
@@ -282,7 +300,7 @@ def _digests_of(files: Sequence[CartFile], stop: Event) -> dict[int, tuple[str |
                 require_unchanged(opened, each.path, _facts(each))
             found[each.number] = digest, None
         except (DatahubError, OSError) as error:
-            found[each.number] = None, _one_line(error)
+            found[each.number] = None, one_line(error)
     return found
 
 
@@ -306,10 +324,6 @@ def _tell_all(told: Any, files: Sequence[CartFile]) -> None:
         one = None if facts is None else (facts.device, facts.inode, facts.ctime_ns)
         which = one if each.holding is None else each.sha256
         told.update(f"{each.path}\0{each.size}\0{each.mtime_ns}\0{which}\n".encode())
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:1000]
 
 
 def _notice(failed: Sequence[CartFile], count: int, names: set[str]) -> str:

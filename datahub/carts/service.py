@@ -11,8 +11,9 @@ from uuid import uuid4
 from sqlalchemy import Connection
 
 from datahub.auth.identity import Caller
-from datahub.carts import tables
+from datahub.carts import fetch_tables, tables
 from datahub.carts.downloads import Downloads
+from datahub.carts.fetching import subjects
 from datahub.carts.model import Cart, CartFile, Filter, Order, Status, check_uid, read_order
 from datahub.carts.pipeline import LANES, STAGE
 from datahub.carts.reading import Layouts
@@ -61,6 +62,8 @@ class Rules:
     keep: int
     check_name: Callable[[str, str], None]
     break_off: bool = False
+    helpers: int = 1
+    """How many work at one cart."""
     cost: Callable[[str], int] = lambda _: ledger.COST
 
 
@@ -113,6 +116,7 @@ class Carts:
             return self._again(caller, found, order, connection)
         if found is not None:
             self._permit(caller, found, reads=False)
+            fetch_tables.unbind(connection, [found.id])
             tables.remove(connection, [found.id], now)
         new = _new_cart(number, uid, caller.name, order, now)
         if not tables.add(connection, new, order.wishes, actor_of(caller)):
@@ -254,7 +258,8 @@ class Carts:
         if found.status.gone:
             raise _unknown()
         now, actor = self._clock.wall(), actor_of(caller)
-        ledger.withdraw(connection, LANES, found.id)
+        for subject in subjects(found.id, self.rules.helpers):
+            ledger.withdraw(connection, LANES, subject)
         gone: dict[str, Any] = {"status": Status.DELETED, "time_gone": now, "reason": f"deleted by {caller.name}"}
         tables.change(connection, found, now, actor=actor, **gone)
         return found.id

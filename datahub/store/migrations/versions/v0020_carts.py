@@ -82,7 +82,7 @@ def make_holdings() -> None:
     op.create_table(
         "holding",
         Column("id", BigId, primary_key=True, autoincrement=True),
-        Column("name_key", String(64), nullable=False),
+        Column("name_key", String(64)),
         Column("name", Text, nullable=False),
         Column("state", String(8), nullable=False),
         Column("users", Integer, nullable=False),
@@ -95,8 +95,9 @@ def make_holdings() -> None:
         Column("attempts", Integer, nullable=False),
         Column("failing_since", BigInteger),
         Column("due", BigInteger, nullable=False),
-        Column("owner", String(80)),
+        Column("owner", String(190)),
         sqlite_autoincrement=True,
         **OPTIONS,
     )
     op.create_index("holding_name", "holding", ["name_key"], unique=True)
+    op.create_index("holding_state", "holding", ["state"])
