@@ -22,7 +22,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.main import CONNECTION_LOST
 from twisted.internet.tcp import Server
 
-from datahub.errors import Unavailable
+from datahub.errors import Conflict
 from datahub.kit.aio import Task
 from datahub.kit.threads import Pool
 from datahub.web.pipe import Gate
@@ -39,8 +39,10 @@ STALL: Final = 300.0
 PASSING: Final = {errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR, errno.ENOBUFS}
 
 
-class SourceChanged(Unavailable):
-    """A file is not any more what was promised; the connection is broken before its end."""
+class SourceChanged(Conflict):
+    """A file is not any more what was promised; a connection on which it is being sent is broken before its end."""
+
+    code = "cart.changed"
 
 
 @dataclass(slots=True)
