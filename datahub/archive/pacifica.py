@@ -8,6 +8,7 @@ so nothing is believed that was not counted and hashed.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -25,7 +26,7 @@ from datahub import __version__
 from datahub.archive import Entry, Faulty, Product
 from datahub.errors import FinalFault, PassingFault
 from datahub.files import new_digest
-from datahub.kit.aio import within
+from datahub.kit.aio import cancellable, within
 from datahub.kit.threads import Pool
 
 __all__ = ["NoProducts", "PacificaArchive", "Patience", "Standing"]
@@ -82,7 +83,7 @@ class PacificaArchive:
         media = headers.get("x-pacifica-file-storage-media")
         if media is None or media == "error":
             raise Faulty(f"the archive does not say on which medium {name!r} is")
-        size = _size(headers, getattr(response, "length", None), name)
+        size = _size(headers, name)
         return Standing(size, _mtime(headers.get("last-modified"), name), media == "disk")
 
     async def fetch(
@@ -126,7 +127,7 @@ class PacificaArchive:
         headers = Headers({"User-Agent": [f"datahub/{__version__}"], "Accept-Encoding": ["identity"]})
         # Its server wants a length for each POST.
         body = FileBodyProducer(_Empty()) if method == b"POST" else None
-        asking = self._agent.request(method, url, headers, body)
+        asking = cancellable(self._agent.request(method, url, headers, body))
         try:
             return await within(self._patience.answer, asking, self._reactor, "the answer of the archive")
         except TimeoutError as error:
@@ -134,8 +135,6 @@ class PacificaArchive:
         except CancelledError:
             raise
         except Exception as error:
-            if any(each.check(CancelledError) for each in getattr(error, "reasons", ())):
-                raise CancelledError from error
             raise PassingFault(f"the archive can't be reached: {_cause(error)}") from error
 
     async def _small(self, response: Any) -> bytes:
@@ -204,11 +203,10 @@ def _judge(code: int, name: str, body: bytes) -> None:
     raise Faulty(f"the archive answered {code} for {name!r}")
 
 
-def _size(headers: Mapping[str, str], length: Any, name: str) -> int:
-    told = headers.get("x-content-length") or headers.get("content-length")
-    if told is None and isinstance(length, int):
-        told = str(length)
-    if told is None or not told.isdecimal() or not told.isascii():
+def _size(headers: Mapping[str, str], name: str) -> int:
+    # The second was how it was told in 2017.
+    told = headers.get("x-content-length", headers.get("content-length"))
+    if told is None or not re.fullmatch("[0-9]{1,18}", told):
         raise Faulty(f"the archive says that {name!r} has {(told or 'no')[:SHOWN]!r} bytes")
     return int(told)
 

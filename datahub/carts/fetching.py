@@ -29,7 +29,7 @@ from datahub.errors import DatahubError, FinalFault, PassingFault, Superseded
 from datahub.files import digest_of, held
 from datahub.kit.aio import sleep
 from datahub.kit.clock import HubClock
-from datahub.kit.sizes import format_duration, format_size
+from datahub.kit.sizes import format_duration
 from datahub.kit.threads import Pool, stoppable
 from datahub.store import Store
 from datahub.work import Done, Item, Next, Outcome, Retry, ledger
@@ -228,9 +228,7 @@ class Fetcher:
         numbers, need = fetch_tables.known(connection, cart.id)
         whole, space = fetch_tables.whole_size(connection, cart.id), self._kept.space
         if whole > space:
-            raise FinalFault(
-                f"No Space Available: the cart needs {format_size(whole)}, and carts have {format_size(space)} in all"
-            )
+            raise FinalFault(f"No Space Available: the cart needs {whole} bytes, and carts have {space} bytes in all")
         now, freed = self._clock.wall(), False
         left = space - cache.taken(connection)
         if left < need:

@@ -215,7 +215,9 @@ def test_any_set_of_ranges_is_the_whole(tmp_path, data):
 
     with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
         yard = Yard(Path(folder))
-        sizes = data.draw(st.lists(st.sampled_from([0, 1, 511, 512, 513, 5000, 70_000, 1_200_000]), min_size=1, max_size=6))
+        sizes = data.draw(
+            st.lists(st.sampled_from([0, 1, 511, 512, 513, 5000, 70_000, 1_200_000]), min_size=1, max_size=6)
+        )
         files = {f"{'d/' * (n % 3)}{'ü' * (n * 40 % 90)}f{n}": bytes([n]) * size for n, size in enumerate(sizes)}
         done = []
 
@@ -348,7 +350,10 @@ async def test_lists_and_timelines(yard):
 
 async def test_whose_carts_they_are(yard):
     """One's own; anonymous ones may be read by all, and touched by nobody else."""
-    client, alice, bob = yard.at(anonymous=()), *({"Authorization": f"Bearer {name}-token"} for name in ("alice", "bob"))
+    client, alice, bob = (
+        yard.at(anonymous=()),
+        *({"Authorization": f"Bearer {name}-token"} for name in ("alice", "bob")),
+    )
     root = {"Authorization": "Bearer root-token"}
     yard.put("a", b"1")
     body = json.dumps({"fileids": [{"id": "a", "path": "a"}]}).encode()

@@ -28,7 +28,9 @@ def tar_of(top: str, files: list[tuple[str, bytes, int]]) -> tuple[bytes, Layout
     return whole + layout.end, layout
 
 
-@given(st.lists(st.tuples(names, st.binary(max_size=1100), times), max_size=8, unique_by=lambda each: each[0]), segments)
+@given(
+    st.lists(st.tuples(names, st.binary(max_size=1100), times), max_size=8, unique_by=lambda each: each[0]), segments
+)
 @settings(max_examples=150, deadline=None)
 def test_what_is_computed_is_what_tarfile_reads(files, top):
     """Names of any script and length, any time, any size: length and offsets are as computed, all members come back."""

@@ -145,9 +145,7 @@ class Yard:
 
     def files(self, uid: str) -> list[CartFile]:
         """Read the files of a cart."""
-        found: list[CartFile] = self.store.now(
-            partial(tables.window, number=self.cart(uid).id, first=0, count=10**6)
-        )
+        found: list[CartFile] = self.store.now(partial(tables.window, number=self.cart(uid).id, first=0, count=10**6))
         return found
 
     def end(self) -> None:
