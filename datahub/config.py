@@ -69,6 +69,7 @@ __all__ = [
     "SERVICES",
     "ArchiveSection",
     "AuthSection",
+    "CartsSection",
     "Config",
     "ConfigError",
     "DatabaseSection",
@@ -256,6 +257,23 @@ class TransfersSection:
 
 
 @dataclass(frozen=True, slots=True)
+class CartsSection:
+    """Carts: how long they stay, how much room their files may take, how many are staged at once."""
+
+    path: Path = key(read_below_state, "carts")
+    space: int = key(size("1 kB", "1000 TB"), "100 GB")
+    evict_after: float = key(duration("0 s", "9999 d"), "1 h")
+    keep: float = key(duration("1 min", "9999 d"), "400 d")
+    expire: float = key(duration("1 s", "9999 d"), "30 d")
+    archive_concurrent: int = key(integer(1, 1000), 2)
+    retry_for: float = key(duration("0 s", "999 d"), "1 d")
+    staging_timeout: float = key(duration("1 s", "999 d"), "2 d")
+    on_delete: str = key(choice("finish", "break"), "finish")
+    old_clients: bool = key(switch, False)
+    body_limit: int = key(size("1 KiB", "1 GB"), "64 MB")
+
+
+@dataclass(frozen=True, slots=True)
 class MessagesSection:
     """Messages: where they are kept, how large one may be, how many bytes of them stay in memory."""
 
@@ -308,6 +326,7 @@ class Config:
         ),
         {},
     )
+    carts: CartsSection = key(section(CartsSection), {})
     messages: MessagesSection = key(section(MessagesSection), {})
     sandbox: SandboxSection = key(section(SandboxSection), {})
     log: LogSection = key(section(LogSection), {})
@@ -346,7 +365,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     given = Given(_document(path), path.parent, environ)
     found: list[Config] = []
     with given.telling():
-        found.append(section(Config, later="carts jobs notify")(given))
+        found.append(section(Config, later="jobs notify")(given))
     if given.problems:
         raise ConfigError(path, given.problems)
     return _placed(_reachable(path, replace(found[0], folder=path.parent)))
@@ -383,4 +402,5 @@ def _placed(config: Config) -> Config:
         log = replace(log, directory=state / log.directory)
     if database.url.startswith("sqlite:///"):
         database = replace(database, url=f"sqlite:///{state / database.url.removeprefix('sqlite:///')}")
-    return replace(config, log=log, database=database)
+    carts = replace(config.carts, path=state / config.carts.path)
+    return replace(config, log=log, database=database, carts=carts)

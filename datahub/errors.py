@@ -21,6 +21,7 @@ __all__ = [
     "NotFound",
     "NotPermitted",
     "PassingFault",
+    "PreconditionFailed",
     "RangeNotSatisfiable",
     "StartError",
     "Superseded",
@@ -115,6 +116,12 @@ class Damaged(DatahubError):
     code = "hub.damaged"
 
 
+class PreconditionFailed(DatahubError):
+    """What the caller has is not what is here now."""
+
+    code = "request.precondition"
+
+
 class TooLarge(DatahubError):
     """The request's body is over the limit."""
 
@@ -136,8 +143,8 @@ class Unavailable(DatahubError):
 
     code = "hub.unavailable"
 
-    def __init__(self, message: str, *, retry_after: int = 5) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, retry_after: int = 5, code: str | None = None) -> None:
+        super().__init__(message, code=code)
         self.retry_after = retry_after
 
 

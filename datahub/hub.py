@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from datahub import __version__
-from datahub.assembly import Capability, Chore, House, messages, milliseconds, sandboxes, transfers
+from datahub.assembly import Capability, Chore, House, carts, messages, milliseconds, sandboxes, transfers
 from datahub.auth.gate import Gate
 from datahub.auth.tokens import Tokens
 from datahub.config import Config, ListenSection, LogSection
@@ -61,6 +61,7 @@ STOP_PATIENCE = 30.0
 FORGET_EVERY = 3600.0
 CAPABILITIES: Mapping[str, Callable[[House], Capability]] = {
     "transfers": transfers.build,
+    "carts": carts.build,
     "messages": messages.build,
     "sandbox": sandboxes.build,
 }
@@ -139,7 +140,7 @@ class Hub(Service):
 
     def _declare(self, engine: Engine) -> None:
         with engine.begin() as connection:
-            for each in (transfers, messages):
+            for each in (transfers, carts, messages):
                 each.declare(connection, self._config)
 
     def _build(self, member: Member, clock: HubClock) -> None:
@@ -169,8 +170,7 @@ class Hub(Service):
         health = Health(config.hub.node, reactor.seconds(), vital, others, self._draining, reactor)
         summaries = {name: each.summarise for name, each in built.items() if each.summarise is not None}
         events = EventRoutes(store, feed, summaries)
-        apps = {name: each.app for name, each in built.items()}
-        self.listeners = self._build_listeners([health.app, events.app], apps, access_log)
+        self.listeners = self._build_listeners([health.app, events.app], built, access_log)
 
         # Bound before anything runs: a busy port is to end the daemon, not to interrupt it.
         self.listeners.start()
@@ -200,11 +200,13 @@ class Hub(Service):
             found.append(Chore("free pages", FORGET_EVERY, store.give_back_space))
         return found
 
-    def _build_listeners(self, own: Iterable[App], apps: Mapping[str, App], access_log: AccessLog) -> Listeners:
+    def _build_listeners(self, own: Iterable[App], built: Mapping[str, Capability], access_log: AccessLog) -> Listeners:
         config = self._config
 
         def root(section: ListenSection) -> Root:
-            return Root([*own, *(apps[service] for service in section.services)])
+            offered = [built[service] for service in section.services]
+            rest = [each.rest for each in offered if each.rest is not None]
+            return Root([*own, *(each.app for each in offered)], next(iter(rest), None))
 
         gate = Gate(Tokens(config.auth.tokens))
         return Listeners(

@@ -47,11 +47,11 @@ __all__ = [
     "read_weight",
 ]
 
-SERVICES: Final = ("transfers", "sandbox", "messages")
-PIPELINES: Final = ("transfers",)
+SERVICES: Final = ("transfers", "carts", "sandbox", "messages")
+PIPELINES: Final = ("transfers", "carts")
 """The services whose work goes on after the answer, and whose records belong to their submitters."""
 
-_LATER_SERVICES: Final = ("carts", "jobs")
+_LATER_SERVICES: Final = ("jobs",)
 _VERBS: Final = ("read", "write", "admin")
 _SPECIAL: Final = ("transfers:stage",)
 LEVELS: Final = ("debug", "info", "warn", "error", "critical")
@@ -203,10 +203,12 @@ def read_queue(given: Given) -> str:
 def read_archive(given: Given) -> str:
     """Read the archive's URL."""
     parts = _url(given, "file:///srv/archive")
-    if parts.scheme.startswith("pacifica+"):
-        raise ValueError(f'"{parts.scheme}:" {_NOT_YET}; it must be a folder, like file:///srv/archive')
+    if parts.scheme in {"pacifica+http", "pacifica+https"}:
+        if not parts.hostname or parts.query or parts.fragment or "@" in parts.netloc:
+            raise given.wrong("the URL of an archive interface, like pacifica+http://archive.example.org:8080/")
+        return str(given.value)
     if not given.value.startswith("file:///"):
-        raise given.wrong("file:// and an absolute folder, like file:///srv/archive")
+        raise given.wrong("file:// and an absolute folder, like file:///srv/archive, or pacifica+http:// and a host")
     return str(given.value)
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, create_engine
 from sqlalchemy.pool import StaticPool
 from twisted.internet.defer import Deferred
 
+import datahub.carts.tables
 import datahub.store.requests
 import datahub.transfers.tables
 import datahub.work.tables  # noqa: F401  # each registers its tables

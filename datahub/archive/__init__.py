@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from datahub.errors import InvalidRequest
+from datahub.errors import InvalidRequest, PassingFault
 
-__all__ = ["Archive", "Entry", "Product", "check_product_id"]
+__all__ = ["Archive", "Entry", "Facts", "Faulty", "Product", "check_product_id", "is_encodable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,34 @@ class Product:
     is_directory: bool
     files: int
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a file of this host was when it was taken up, so that any change of it can be noticed.
+
+    ``place`` is its real path. The change time is the kernel's own: nobody can put it back, as a modification time.
+    """
+
+    place: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, place: str, found: os.stat_result) -> Facts:
+        """Give the facts of what ``found`` was told of."""
+        return cls(place, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+    def hold(self, found: os.stat_result) -> bool:
+        """Whether ``found`` is still the same file, unchanged."""
+        return Facts.of(self.place, found) == self
+
+
+class Faulty(PassingFault):
+    """The archive answered, and what it said can't be right: a few tries more, not days of them."""
 
 
 class Archive(Protocol):
@@ -92,10 +120,11 @@ def _trouble(product_id: str) -> str:
         return "has an empty component"
     if "." in parts or ".." in parts:
         return "has a '.' or '..' component"
-    return "" if _is_encodable(product_id) else "holds a character that no path can hold"
+    return "" if is_encodable(product_id) else "holds a character that no path can hold"
 
 
-def _is_encodable(text: str) -> bool:
+def is_encodable(text: str) -> bool:
+    """Whether ``text`` can be written to a path at all; lone surrogates that stand for no byte can't."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:

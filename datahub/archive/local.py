@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from datahub.archive import Entry, Product, check_product_id
+from datahub.archive import Entry, Facts, Product, check_product_id
 from datahub.errors import FinalFault, PassingFault, StartError
 from datahub.files import Position, check, held, path_of_url, user_name
 from datahub.kit.threads import Pool, stoppable
@@ -65,6 +65,18 @@ class LocalArchive:
         with self._pinned(path, place) as pin, _faults(place):
             _require_kind(pin, stat.S_IFREG, place)
             return _reopened(pin)
+
+    def take_up(self, name: str) -> Facts:
+        """Say which file of this host ``name`` is now, proven to be readable and inside the archive; blocking.
+
+        Raises `InvalidRequest`, `FinalFault` if it is not there or is no file, `PassingFault` if the archive is away.
+        """
+        check_product_id(name)
+        place = _Place(name)
+        with self._pinned(f"{self._root}/{name}", place, missing=FinalFault) as pin, _faults(place):
+            _require_kind(pin, stat.S_IFREG, place)
+            os.close(_reopened(pin))
+            return Facts.of(_path_of(pin), os.fstat(pin))
 
     def _locate(self, product_id: str, stop: Event) -> Product:
         path = f"{self._root}/{product_id}"

@@ -18,7 +18,10 @@ from datahub.store import Store
 from datahub.web.app import App
 from datahub.work.lane import Floor, Step
 
-__all__ = ["Capability", "Chore", "House", "milliseconds"]
+__all__ = ["PACIFICA", "Capability", "Chore", "House", "milliseconds"]
+
+PACIFICA = "pacifica+"
+"""How the URL of an archive begins that is a Pacifica archive interface; what follows is its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,8 @@ class Capability:
     """What a capability has to offer; all but its operations may be missing."""
 
     app: App
+    rest: App | None = None
+    """What answers at the root itself, and at all that no app claims."""
     steps: Sequence[Step] = ()
     parts: Mapping[str, Part] = field(default_factory=dict)
     """What is to be started before work begins, in this order, under names for the log."""

@@ -8,8 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from datahub.archive import Archive
 from datahub.archive.local import LocalArchive
-from datahub.assembly import Capability, Chore, House, milliseconds
+from datahub.archive.pacifica import NoProducts
+from datahub.assembly import PACIFICA, Capability, Chore, House, milliseconds
 from datahub.config import Config, TransfersSection
 from datahub.errors import StartError
 from datahub.kit.threads import ReactorPool
@@ -78,15 +80,17 @@ def build(house: House) -> Capability:
     )
 
 
-def _make_source(config: Config, disk: ReactorPool) -> LocalArchive:
+def _make_source(config: Config, disk: ReactorPool) -> Archive:
     """Where what is staged is read: the archive, or the folder of a stager that calls back."""
     staged = config.transfers.staged
     if config.transfers.calls_back and staged is not None:
         return LocalArchive(staged, disk, "the folder of [transfers] staged")
+    if config.archive.url.startswith(PACIFICA):
+        return NoProducts()
     return LocalArchive(config.archive.url, disk)
 
 
-def _make_stager(section: TransfersSection, source: LocalArchive, reactor: Any) -> Stager:
+def _make_stager(section: TransfersSection, source: Archive, reactor: Any) -> Stager:
     if not section.calls_back:
         return ArchiveStager(source)
     options, patience = section.stager_options, Patience()
@@ -99,6 +103,6 @@ def _make_stager(section: TransfersSection, source: LocalArchive, reactor: Any) 
     return CallbackStager(address, make_client(reactor, policy, patience), shelf, reactor, patience)
 
 
-def _make_mover(url: str, disk: ReactorPool, source: LocalArchive) -> Mover:
+def _make_mover(url: str, disk: ReactorPool, source: Archive) -> Mover:
     folder, _, mode = url.removeprefix("local:").partition("?mode=")
     return LocalMover(Path(folder), disk, source, int(mode or "644", 8))

@@ -50,6 +50,8 @@ _MAKERS: Mapping[str, Callable[[], Digest]] = MappingProxyType(
     {
         "sha256": hashlib.sha256,
         "md5": partial(hashlib.md5, usedforsecurity=False),
+        "sha1": partial(hashlib.sha1, usedforsecurity=False),
+        "sha512": hashlib.sha512,
         "adler32": Adler32,
     }
 )

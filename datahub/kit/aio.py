@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-__all__ = ["Task", "fired", "gather", "leave", "shield", "sleep", "start", "within"]
+__all__ = ["Task", "cancellable", "fired", "gather", "leave", "shield", "sleep", "start", "within"]
 
 log = Logger()
 T = TypeVar("T")
@@ -57,6 +57,25 @@ async def within(seconds: float, awaitable: Awaitable[T], clock: IReactorTime, w
         return await deferred
     except DeferredTimeoutError:
         raise TimeoutError(f"{what} took longer than {seconds:g} s") from None
+
+
+def cancellable(asking: Deferred[Any]) -> Deferred[Any]:
+    """``asking``, except that when it is cancelled it fails with `CancelledError`: an agent's may tell of an outage."""
+    left = False
+
+    def leave(_: Deferred[Any]) -> None:
+        nonlocal left
+        left = True
+        asking.cancel()
+
+    outer: Deferred[Any] = Deferred(leave)
+
+    def hand_over(result: Any) -> None:
+        if not left:
+            outer.callback(result)
+
+    asking.addBoth(hand_over)
+    return outer
 
 
 async def _awaited(awaitable: Awaitable[T]) -> T:

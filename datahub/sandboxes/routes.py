@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final
@@ -16,6 +15,7 @@ from datahub.sandboxes.agents import Entry
 from datahub.sandboxes.model import Several, Task
 from datahub.sandboxes.service import MANY_LINES, Content, Sandboxes, Wanted
 from datahub.web.app import Answer, App, Call, Flow
+from datahub.web.disposition import disposition
 from datahub.web.pipe import pipe, pour
 from datahub.web.request import HubRequest
 
@@ -23,7 +23,6 @@ __all__ = ["SandboxRoutes"]
 
 # It is nobody's but the task's: a browser must not take it for a page of ours.
 GUARDS: Final = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
-TOKEN: Final = re.compile(r"[A-Za-z0-9!#$&+.^_`|~-]+")
 KINDS: Final = {"d": "folder", "-": "file", "l": "link"}
 
 Whole = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
@@ -163,7 +162,7 @@ def _headers(content: Content) -> Mapping[str, str]:
     headers: dict[str, str] = {
         **GUARDS,
         **_named(content.task, content.active),
-        "Content-Disposition": _disposition(content.name),
+        "Content-Disposition": disposition(content.name),
     }
     if content.encoding:
         headers["Content-Encoding"] = content.encoding
@@ -182,14 +181,6 @@ def _named(task: Task, active: int) -> dict[str, str]:
     if active > 1:
         headers["X-Datahub-Active"] = str(active)
     return headers
-
-
-def _disposition(name: str) -> str:
-    """As agents write it, if the name allows that (RFC 6266 else)."""
-    if TOKEN.fullmatch(name):
-        return f"attachment; filename={name}"
-    plain = re.sub(r'[^ -~]|["\\%]', "_", name)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
 def _run(task: Task) -> Run:

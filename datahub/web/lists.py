@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -94,6 +95,8 @@ def parse_wait(text: str) -> float:
     if not text:
         return 0.0
     try:
-        return min(parse_duration(text if not text.isdecimal() else f"{text} s"), LONGEST_WAIT)
+        # A bare number is seconds, and "10m" ten minutes, as in URLs everywhere.
+        spelled = f"{text} s" if text.isdecimal() else re.sub(r"(?<=[0-9])m$", " min", text)
+        return min(parse_duration(spelled), LONGEST_WAIT)
     except ValueError:
         raise InvalidRequest(f"wait {text[:100]!r} is no time such as 60s", field="wait") from None

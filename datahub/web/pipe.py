@@ -17,7 +17,7 @@ from twisted.web.client import ResponseDone
 from datahub.errors import UpstreamFault, UpstreamSilent
 from datahub.web.request import HubRequest
 
-__all__ = ["Upstream", "pipe", "pour"]
+__all__ = ["Gate", "Upstream", "pipe", "pour"]
 
 LOOKS = 4
 """How often within the time allowed it is looked whether an upstream still sends."""
@@ -62,7 +62,7 @@ async def pipe(
 
 async def pour(pieces: AsyncGenerator[bytes, None], request: HubRequest) -> None:
     """Send ``pieces``, asking for the next only when the caller has room for it."""
-    gate = _Gate()
+    gate = Gate()
     request.registerProducer(gate, True)
     try:
         async with aclosing(pieces):
@@ -196,7 +196,7 @@ class _Watched:
         self._call = self._clock.callLater(self._every, self._look)
 
 
-class _Gate:
+class Gate:
     """A push producer that is asked by its writer whether it may go on."""
 
     def __init__(self) -> None:
@@ -210,9 +210,11 @@ class _Gate:
             await self._waiting
 
     def pauseProducing(self) -> None:
+        """The caller is slow."""
         self._closed = True
 
     def resumeProducing(self) -> None:
+        """The caller has room."""
         self._closed = False
         self._open()
 

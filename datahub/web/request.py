@@ -74,6 +74,11 @@ class HubRequest(Request):
         self.site.guard.check_origin(self.header("sec-fetch-site"), self.header("origin"), self.header("host"))
 
     @property
+    def secure(self) -> bool:
+        """Whether the caller speaks TLS to us."""
+        return bool(self.isSecure())
+
+    @property
     def verb(self) -> str:
         """The method as text."""
         return self.method.decode("ascii", "backslashreplace")
@@ -138,7 +143,7 @@ class HubRequest(Request):
         # Twisted looks at it after us, and would ask for the very body that was just refused.
         self.requestHeaders.removeHeader(b"expect")
         self.clientproto = b"HTTP/1.1"
-        self._close_afterwards()
+        self.close_afterwards()
         self.write(self.refuse(Failure(error)))
         lingering = self.site.reactor.callLater(LINGER, self.abort)
 
@@ -208,11 +213,12 @@ class HubRequest(Request):
     def write(self, data: bytes) -> None:
         """Send a part of the answer; while the hub drains, its headers say that the connection ends with it."""
         if not self.startedWriting and self.site.traffic.draining:
-            self._close_afterwards()
+            self.close_afterwards()
         if not self._aborted:
             super().write(data)
 
-    def _close_afterwards(self) -> None:
+    def close_afterwards(self) -> None:
+        """End the connection with this answer."""
         if self.channel is not None:
             self.channel.persistent = False
             self.setHeader("Connection", "close")

@@ -22,15 +22,17 @@ __all__ = ["Root"]
 class Root(Resource):
     """Lets the first part of a path choose the app.
 
-    Raises `ValueError` if two apps claim the same part. ``largest_body`` is what the most generous app takes.
+    ``rest`` answers at the root itself and at all that nobody else claims. Raises `ValueError` if two apps claim the
+    same part. ``largest_body`` is what the most generous app takes.
     """
 
     isLeaf = True
 
-    def __init__(self, apps: Iterable[App]) -> None:
+    def __init__(self, apps: Iterable[App], rest: App | None = None) -> None:
         super().__init__()
+        self._rest = None if rest is None else (rest, rest.resource())
         self._resources: dict[str, tuple[App, IResource]] = {}
-        self.largest_body = 0
+        self.largest_body = 0 if rest is None else rest.body_limit or 0
         for app in apps:
             self.largest_body = max(self.largest_body, app.body_limit or 0)
             for segment in app.segments():
@@ -44,11 +46,12 @@ class Root(Resource):
         segments = [_text(part) for part in ours.postpath or ()]
         _text(ours.getRequestHostname())
         ours.site.guard.check_host(ours.header("host"))
-        if segments == [""]:
+        found = self._resources.get(segments[0], self._rest)
+        if found is None and segments == [""]:
             return _greeting(ours)
-        if segments[0] not in self._resources:
+        if found is None:
             raise NotFound(f"there is nothing at {ours.place}")
-        app, resource = self._resources[segments[0]]
+        app, resource = found
         ours.refuses = app.refuses
         # A NUL is in no name, and PostgreSQL would fail rather than find nothing.
         if any("\0" in each for each in segments):

@@ -25,7 +25,7 @@ from twisted.web.iweb import IPolicyForHTTPS
 from datahub import __version__
 from datahub.archive import Archive, Product
 from datahub.errors import FinalFault, InvalidRequest, PassingFault
-from datahub.kit.aio import within
+from datahub.kit.aio import cancellable, within
 from datahub.transfers.model import Transfer
 from datahub.transfers.stagers import Errand, Promised
 
@@ -137,7 +137,7 @@ class CallbackStager:
             unbuffered=True,
         )
         try:
-            answer = _cancellable(asking)
+            answer = cancellable(asking)
             return await within(self._patience.answer, answer, self._reactor, f"the answer of {self._address}")
         except TimeoutError as error:
             raise PassingFault(f"the stager is silent: {error}") from None
@@ -173,25 +173,6 @@ class CallbackStager:
 def make_client(reactor: Any, policy: IPolicyForHTTPS, patience: Patience) -> HTTPClient:
     """A client that makes a connection for each request: there are few, and a stager may have been restarted."""
     return HTTPClient(Agent(reactor, policy, connectTimeout=patience.connect))
-
-
-def _cancellable(asking: Deferred[Any]) -> Deferred[Any]:
-    """``asking``, except that when it is cancelled it fails with `CancelledError`: an agent's may tell of an outage."""
-    left = False
-
-    def leave(_: Deferred[Any]) -> None:
-        nonlocal left
-        left = True
-        asking.cancel()
-
-    outer: Deferred[Any] = Deferred(leave)
-
-    def hand_over(result: Any) -> None:
-        if not left:
-            outer.callback(result)
-
-    asking.addBoth(hand_over)
-    return outer
 
 
 class _Opening(Protocol):

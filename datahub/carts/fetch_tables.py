@@ -1,0 +1,154 @@
+"""The SQL that joins the files of carts with what is kept of them here; `datahub.archive.cache` has the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, bindparam, func, or_, select, update
+
+from datahub.archive import cache
+from datahub.archive.cache import KNOWN, Holding, holding
+from datahub.carts import tables
+from datahub.carts.model import FAILED, Cart, CartFile, Status
+from datahub.carts.tables import cart, cart_file
+from datahub.work.tables import hub
+
+__all__ = [
+    "Job",
+    "adoptable",
+    "bind",
+    "claim",
+    "evictable",
+    "expected",
+    "fail_users",
+    "known",
+    "release",
+    "unbind",
+    "waiting",
+    "whole_size",
+]
+
+_waiting = cart_file.c.status == "waiting"
+_bound = update(cart_file).where(
+    cart_file.c.cart == bindparam("its_cart"), cart_file.c.number == bindparam("its_number")
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A file to be asked for or fetched, and which digests carts want of it."""
+
+    holding: Holding
+    hashtypes: tuple[str, ...]
+    paths: tuple[str, ...]
+
+
+def bind(connection: Connection, number: str, files: Sequence[CartFile]) -> None:
+    """Make a cart a user of the archive files it names."""
+    for each in files:
+        kept = cache.use(connection, each.name)
+        connection.execute(_bound.values(holding=kept), {"its_cart": number, "its_number": each.number})
+
+
+def unbind(connection: Connection, numbers: Sequence[str]) -> None:
+    """Make carts users of nothing any more; what nobody else uses is dropped."""
+    counted = (
+        select(cart_file.c.holding, func.count())
+        .where(cart_file.c.cart.in_(numbers), cart_file.c.holding.isnot(None))
+        .group_by(cart_file.c.holding)
+        .order_by(cart_file.c.holding)
+    )
+    cache.let_go(connection, [(int(kept), int(count)) for kept, count in connection.execute(counted)])
+    connection.execute(update(cart_file).where(cart_file.c.cart.in_(numbers)).values(holding=None))
+
+
+def waiting(connection: Connection, number: str) -> dict[str, tuple[int, int, int]]:
+    """The files of a cart that are not staged yet: by the state of what is kept, how many, bytes, when due."""
+    columns = (
+        holding.c.state,
+        func.count(),
+        func.coalesce(func.sum(holding.c.size), 0),
+        func.min(holding.c.due),
+    )
+    joined = cart_file.join(holding, holding.c.id == cart_file.c.holding)
+    wanted = select(*columns).select_from(joined).where(cart_file.c.cart == number, _waiting)
+    rows = connection.execute(wanted.group_by(holding.c.state))
+    return {state: (int(count), int(size), int(due)) for state, count, size, due in rows}
+
+
+def known(connection: Connection, number: str) -> tuple[list[int], int]:
+    """What a cart needs room for: numbers, and bytes in all."""
+    joined = cart_file.join(holding, holding.c.id == cart_file.c.holding)
+    wanted = select(holding.c.id, holding.c.size).select_from(joined).distinct()
+    rows = connection.execute(wanted.where(cart_file.c.cart == number, _waiting, holding.c.state == KNOWN)).all()
+    return [row.id for row in rows], sum(row.size for row in rows)
+
+
+def whole_size(connection: Connection, number: str) -> int:
+    """The bytes of all different files of a cart, as far as they are known."""
+    joined = cart_file.join(holding, holding.c.id == cart_file.c.holding)
+    each = select(holding.c.id, holding.c.size).select_from(joined).distinct().where(cart_file.c.cart == number)
+    inner = each.subquery()
+    return int(connection.execute(select(func.coalesce(func.sum(inner.c.size), 0))).scalar_one())
+
+
+def claim(connection: Connection, number: str, state: str, now: int, owner: str, count: int) -> list[Job]:
+    """Take files of a cart that are due in ``state``, for the daemon ``owner``; those of dead ones as well."""
+    alive = connection.execute(select(hub.c.owner)).scalars().all()
+    free = or_(holding.c.owner.is_(None), holding.c.owner.not_in(alive))
+    joined = cart_file.join(holding, holding.c.id == cart_file.c.holding)
+    due = (cart_file.c.cart == number, _waiting, holding.c.state == state, holding.c.due <= now, free)
+    wanted = select(holding).select_from(joined).where(*due).distinct().order_by(holding.c.id).limit(count)
+    jobs = []
+    for row in connection.execute(wanted).all():
+        mine = (holding.c.id == row.id, holding.c.state == state, free)
+        if connection.execute(update(holding).where(*mine).values(owner=owner)).rowcount:
+            users = select(cart_file.c.hashtype, cart_file.c.path).where(
+                cart_file.c.cart == number, cart_file.c.holding == row.id
+            )
+            told = connection.execute(users).all()
+            kinds = tuple(sorted({each.hashtype for each in told if each.hashtype}))
+            jobs.append(Job(Holding.of(row), kinds, tuple(each.path for each in told)))
+    return jobs
+
+
+def release(connection: Connection, numbers: Sequence[int], owner: str) -> None:
+    """Let others see to files that ``owner`` did not come to."""
+    connection.execute(update(holding).where(holding.c.id.in_(numbers), holding.c.owner == owner).values(owner=None))
+
+
+def adoptable(connection: Connection, number: str, count: int) -> list[tuple[CartFile, Holding]]:
+    """Files of a cart that wait, and that are here already."""
+    files = select(cart_file.c.number, cart_file.c.holding).join(holding, holding.c.id == cart_file.c.holding)
+    wanted = files.where(cart_file.c.cart == number, _waiting, holding.c.state == cache.HELD).limit(count)
+    found = []
+    for row in connection.execute(wanted).all():
+        (file,) = tables.window(connection, number, row.number, 1)
+        kept = connection.execute(select(holding).where(holding.c.id == row.holding)).one()
+        found.append((file, Holding.of(kept)))
+    return found
+
+
+def fail_users(connection: Connection, number: str, kept: int, error: str) -> None:
+    """Tell a cart that one of its files can't be had."""
+    mine = (cart_file.c.cart == number, cart_file.c.holding == kept, _waiting)
+    count = connection.execute(update(cart_file).where(*mine).values(status=FAILED, error=error, holding=None)).rowcount
+    cache.let_go(connection, [(kept, count)])
+
+
+def evictable(connection: Connection, before: int, now: int) -> list[Cart]:
+    """Carts that may go for others', the one used longest ago first; none that is staged, or downloaded."""
+    idle = or_(cart.c.busy_until.is_(None), cart.c.busy_until < now)
+    old = (cart.c.status.in_([Status.READY, Status.ERROR]), cart.c.has_files, cart.c.time_used <= before, idle)
+    rows = connection.execute(select(cart.c.id).where(*old).order_by(cart.c.time_used, cart.c.id)).scalars().all()
+    found = (tables.find(connection, each) for each in rows)
+    return [each for each in found if each is not None]
+
+
+def expected(connection: Connection, number: str, kept: int) -> list[tuple[str, str]]:
+    """The digests that a cart says a file has."""
+    wanted = select(cart_file.c.hashtype, cart_file.c.hashsum).where(
+        cart_file.c.cart == number, cart_file.c.holding == kept, cart_file.c.hashtype.isnot(None)
+    )
+    return [(row.hashtype, row.hashsum) for row in connection.execute(wanted)]

@@ -1,0 +1,411 @@
+"""How carts are filled from a remote archive: every file is asked for, room is reserved, then they are fetched.
+
+Several helpers work at a cart, each with a slot of the whole cluster; each works for a moment and then queues again, so
+that all carts have their turns. What they know is in the rows of what is kept, which any of them can go on with.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from threading import Event
+from typing import Any, Final, Protocol
+
+import msgspec
+from sqlalchemy import Connection
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from datahub.archive import Faulty, cache
+from datahub.archive.cache import HELD, KNOWN, NEW, RESERVED, Cache, Holding
+from datahub.carts import fetch_tables, tables
+from datahub.carts.downloads import Downloads
+from datahub.carts.fetch_tables import Job
+from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Status
+from datahub.carts.reading import open_file
+from datahub.errors import DatahubError, FinalFault, PassingFault, Superseded
+from datahub.files import digest_of, held
+from datahub.kit.aio import sleep
+from datahub.kit.clock import HubClock
+from datahub.kit.sizes import format_duration
+from datahub.kit.threads import Pool, stoppable
+from datahub.store import Store
+from datahub.work import Done, Item, Next, Outcome, Retry, ledger
+
+__all__ = ["FETCH", "Fetcher", "Remote", "RemoteLimits", "Standing", "one_line", "subjects"]
+
+log = Logger()
+
+FETCH: Final = "carts.fetch"
+WINDOW: Final = 500
+AT_ONCE: Final = 20
+"""Files that one helper takes to be asked for; it fetches one at a time."""
+SLICE: Final = 2_000
+"""Milliseconds that a helper works before it queues again."""
+TRIES: Final = 5
+"""How often an archive may answer what can't be right, for one file."""
+FIRST_PAUSE: Final = 1_000
+LONGEST_PAUSE: Final = 5 * 60_000
+NO_ROOM: Final = 5_000
+BREATH: Final = 0.1
+"""Seconds between two looks whether others are done."""
+ADOPTED: Final = 200
+
+
+class Standing(Protocol):
+    """How a file stands in the archive."""
+
+    size: int
+    mtime_ns: int
+    on_disk: bool
+
+
+class Remote(Protocol):
+    """An archive that is asked over a network; all may raise `FinalFault` and `PassingFault`."""
+
+    async def stage(self, name: str) -> None:
+        """Ask for a file to be made ready."""
+
+    async def look(self, name: str) -> Any:
+        """Say how a file stands: a `Standing`."""
+
+    async def fetch(
+        self, name: str, target: int, size: int, algorithms: Sequence[str], progress: Callable[[int], None]
+    ) -> dict[str, str]:
+        """Write a file to the open ``target``; its digests."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteLimits:
+    """Fetches at once in the cluster; how long (ms) faults may last, a tape may take, a cart that was used is safe."""
+
+    concurrent: int
+    retry_for: int
+    staging_timeout: int
+    evict_after: int
+
+
+class NoRoomYet(Exception):
+    """There will be room, but not now."""
+
+
+class Fetcher:
+    """Does the work; ``owner`` is this daemon's name in the ledger."""
+
+    def __init__(
+        self,
+        store: Store,
+        archive: Remote,
+        kept: Cache,
+        pool: Pool,
+        downloads: Downloads,
+        limits: RemoteLimits,
+        clock: HubClock,
+        reactor: IReactorTime,
+        owner: str,
+    ) -> None:
+        self._store = store
+        self._archive = archive
+        self._kept = kept
+        self._pool = pool
+        self._downloads = downloads
+        self._limits = limits
+        self._clock = clock
+        self._reactor = reactor
+        self._owner = owner
+
+    async def prepare(self, item: Item, cart: Cart) -> Outcome:
+        """Find out what is here already, and let helpers begin."""
+        first = 0
+        look = partial(tables.window, number=cart.id, count=WINDOW)
+        while files := await self._store.read("files to stage", partial(look, first=first)):
+            unbound = [each for each in files if each.status == "waiting" and each.holding is None]
+            if unbound:
+                await self._store.run("bind files", partial(self._bind, item, cart, unbound))
+            first = files[-1].number + 1
+        return Next(FETCH, partial(self._call_helpers, cart))
+
+    def _bind(self, item: Item, cart: Cart, files: Sequence[CartFile], connection: Connection) -> None:
+        ledger.hold(connection, item, self._owner)
+        fetch_tables.bind(connection, cart.id, files)
+
+    def _call_helpers(self, cart: Cart, connection: Connection) -> None:
+        for subject in subjects(cart.id, min(self._limits.concurrent, cart.files))[1:]:
+            ledger.enqueue(connection, FETCH, subject, cart.submitter)
+
+    def begin(self, connection: Connection, items: Sequence[Item]) -> Mapping[str, Cart | None]:
+        """Read the carts that helpers work at."""
+        return {item.subject: tables.find(connection, item.subject[:36]) for item in items}
+
+    async def work(self, item: Item, finish: Callable[[Item, Cart], Awaitable[Outcome]]) -> Outcome:
+        """Work for a moment at what is due of a cart; the first helper ends it."""
+        cart: Cart = item.record
+        main = item.subject == cart.id
+        if cart.status.settled or (cart.status is Status.BUNDLING and not main):
+            return Done()
+        until = self._clock.now() + SLICE
+        while True:
+            found = await self._store.read("what a cart waits for", partial(fetch_tables.waiting, number=cart.id))
+            if not found:
+                return await finish(item, cart) if main else Done()
+            if not await self._do_some(item, cart, found):
+                if not self._others_work(found) or self._clock.now() >= until:
+                    return self._later(found)
+                await sleep(BREATH, self._reactor)
+            if self._clock.now() >= until:
+                return Next(FETCH)
+
+    def _others_work(self, found: Mapping[str, tuple[int, int, int]]) -> bool:
+        """Whether something is due that was not to be had: somebody else sees to it."""
+        return any(state in (NEW, RESERVED) and each[2] <= self._clock.now() for state, each in found.items())
+
+    def _later(self, found: Mapping[str, tuple[int, int, int]]) -> Outcome:
+        due = [each[2] for state, each in found.items() if state in (NEW, RESERVED)]
+        pause = max(FIRST_PAUSE, min(due) - self._clock.now()) if due else NO_ROOM
+        return Retry(min(pause, LONGEST_PAUSE))
+
+    async def _do_some(self, item: Item, cart: Cart, found: Mapping[str, tuple[int, int, int]]) -> bool:
+        if HELD in found:
+            return await self._adopt(item, cart)
+        if NEW in found:
+            # So many that the other helpers have their part.
+            share = max(1, min(AT_ONCE, found[NEW][0] // self._limits.concurrent))
+            return await self._each(item, cart, NEW, share, self._ask)
+        if KNOWN in found:
+            return await self._reserve(item, cart)
+        return await self._each(item, cart, RESERVED, 1, self._fetch)
+
+    async def _each(
+        self, item: Item, cart: Cart, state: str, count: int, do: Callable[[Item, Cart, Job], Awaitable[None]]
+    ) -> bool:
+        """Take files that are due, and see to each; what goes wrong with one is its own."""
+        claim = partial(
+            fetch_tables.claim, number=cart.id, state=state, now=self._clock.now(), owner=self._owner, count=count
+        )
+        jobs = await self._store.run("claim files", claim)
+        left = [job.holding.id for job in jobs]
+        try:
+            for job in jobs:
+                try:
+                    await do(item, cart, job)
+                except (FinalFault, PassingFault, TimeoutError, OSError) as error:
+                    await self._failed(cart, job, error)
+                left.remove(job.holding.id)
+        finally:
+            if left:
+                await self._store.run("release files", partial(fetch_tables.release, numbers=left, owner=self._owner))
+        return bool(jobs)
+
+    async def _ask(self, item: Item, cart: Cart, job: Job) -> None:
+        """Have a file made ready, and learn its size."""
+        await self._archive.stage(job.holding.name)
+        standing = await self._archive.look(job.holding.name)
+        known: dict[str, Any] = {
+            "state": KNOWN,
+            "size": standing.size,
+            "mtime_ns": standing.mtime_ns,
+            "owner": None,
+            "due": 0,
+        }
+        calm: dict[str, Any] = {"attempts": 0, "failing_since": None, "error": None}
+        await self._store.run("keep a size", partial(cache.change, number=job.holding.id, **known, **calm))
+
+    async def _reserve(self, item: Item, cart: Cart) -> bool:
+        try:
+            freed = await self._store.run("reserve room", partial(self._take_room, cart))
+        except NoRoomYet:
+            return False
+        if freed:
+            await self._kept.sweep()
+        return True
+
+    def _take_room(self, cart: Cart, connection: Connection) -> bool:
+        """Promise room for all of a cart or for nothing of it, so that no two carts wait for each other."""
+        cache.lock_space(connection)
+        numbers, need = fetch_tables.known(connection, cart.id)
+        whole, space = fetch_tables.whole_size(connection, cart.id), self._kept.space
+        if whole > space:
+            raise FinalFault(f"No Space Available: the cart needs {whole} bytes, and carts have {space} bytes in all")
+        now, freed = self._clock.wall(), False
+        left = space - cache.taken(connection)
+        if left < need:
+            for old in fetch_tables.evictable(connection, now - self._limits.evict_after, now):
+                if self._downloads.active(old.id):
+                    continue
+                self._evict(connection, old, now)
+                freed = True
+                left = space - cache.kept(connection)
+                if left >= need:
+                    break
+            else:
+                # All that was evicted in vain is there again, as this transaction never was.
+                raise NoRoomYet
+        cache.reserve(connection, numbers)
+        return freed
+
+    def _evict(self, connection: Connection, old: Cart, now: int) -> None:
+        reason = "for space"
+        tables.change(connection, old, now, status=Status.EVICTED, time_gone=now, reason=reason)
+        fetch_tables.unbind(connection, [old.id])
+        tables.forget_files(connection, [old.id])
+        log.info("cart {uid} is evicted {reason}", uid=old.uid, reason=reason)
+
+    async def _fetch(self, item: Item, cart: Cart, job: Job) -> None:
+        kept = job.holding
+        standing = await self._archive.look(kept.name)
+        if not standing.on_disk:
+            await self._wait_for_tape(cart, job)
+            return
+        if standing.size != kept.size or standing.mtime_ns != kept.mtime_ns:
+            again: dict[str, Any] = {"state": NEW, "size": None, "owner": None, "due": 0, "attempts": kept.attempts + 1}
+            await self._store.run("a file has changed", partial(cache.change, number=kept.id, **again))
+            return
+        opened, path = await self._pool.run(self._kept.begin, kept.id, item.label)
+        try:
+            kinds = sorted({"sha256", *job.hashtypes})
+            digests = await self._archive.fetch(kept.name, opened, standing.size, kinds, _no_progress)
+            await self._check_hashes(cart, job, digests)
+            facts = await self._pool.run(self._kept.finish, kept.id, opened, path, standing.mtime_ns)
+        except BaseException:
+            await self._pool.run(self._kept.discard, opened, path)
+            raise
+        await self._pool.run(_close, opened)
+        told: dict[str, Any] = {**cache.told(facts), "digests": msgspec.json.encode(digests).decode()}
+        done: dict[str, Any] = {"state": HELD, "owner": None, "error": None, "attempts": 0, "failing_since": None}
+        await self._store.run("keep a file", partial(cache.change, number=kept.id, **told, **done))
+
+    async def _check_hashes(self, cart: Cart, job: Job, digests: Mapping[str, str]) -> None:
+        wanted = await self._store.read(
+            "expected digests", partial(fetch_tables.expected, number=cart.id, kept=job.holding.id)
+        )
+        for kind, value in wanted:
+            if digests[kind] != value:
+                raise Faulty(f"File hash does not match provided hash: its {kind} is {digests[kind]}")
+
+    async def _wait_for_tape(self, cart: Cart, job: Job) -> None:
+        now = self._clock.now()
+        began = job.holding.failing_since or now
+        if now - began > self._limits.staging_timeout:
+            raise FinalFault(
+                f"the archive has not staged it within {format_duration(self._limits.staging_timeout / 1000)}"
+            )
+        pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, (now - began) // 2))
+        later: dict[str, Any] = {"owner": None, "due": now + pause, "failing_since": began}
+        await self._store.run("wait for tape", partial(cache.change, number=job.holding.id, **later))
+
+    async def _failed(self, cart: Cart, job: Job, error: Exception) -> None:
+        """Put a file off, or tell the cart that it can't be had."""
+        kept, now, reason = job.holding, self._clock.now(), one_line(error)
+        attempts, since = kept.attempts + 1, kept.failing_since or now
+        final = isinstance(error, FinalFault) or (isinstance(error, Faulty) and attempts >= TRIES)
+        if now - since > self._limits.retry_for:
+            final, reason = True, f"given up after {attempts} tries: {reason}"
+        if not final:
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempts - 1, 20))
+            later = {"owner": None, "due": now + pause, "attempts": attempts, "failing_since": since, "error": reason}
+            log.info("{name} is tried again: {reason}", name=kept.name, reason=reason)
+            await self._store.run("try a file again", partial(cache.change, number=kept.id, **later))
+            await self._store.run("tell a cart", partial(self._tell, cart, reason))
+            return
+        await self._store.run("give a file up", partial(self._give_up, cart, job, reason))
+        if not cart.partial:
+            raise CartFails(f"{job.paths[0]}: {reason}")
+
+    def _tell(self, cart: Cart, reason: str, connection: Connection) -> None:
+        now = tables.find(connection, cart.id, lock=True)
+        if now is not None and not now.status.settled:
+            since = now.failing_since or self._clock.wall()
+            tables.change(connection, now, self._clock.wall(), error=reason, failing_since=since)
+
+    def _give_up(self, cart: Cart, job: Job, reason: str, connection: Connection) -> None:
+        cache.change(connection, job.holding.id, owner=None, attempts=0, failing_since=None, due=0)
+        fetch_tables.fail_users(connection, cart.id, job.holding.id, reason)
+
+    async def _adopt(self, item: Item, cart: Cart) -> bool:
+        """Take what is here for a cart, if it is what the cart wants."""
+        found = await self._store.read(
+            "files that are here", partial(fetch_tables.adoptable, number=cart.id, count=ADOPTED)
+        )
+        if not found:
+            return True
+        taken = await stoppable(self._pool, partial(_adopted, found))
+        await self._store.run("keep staged files", partial(self._keep, item, cart, taken))
+        failed = next((each for each in taken if each.status == FAILED), None)
+        if failed is not None and not cart.partial:
+            raise CartFails(f"{failed.path}: {failed.error}")
+        return True
+
+    def _keep(self, item: Item, cart: Cart, taken: Sequence[CartFile], connection: Connection) -> None:
+        ledger.hold(connection, item, self._owner)
+        tables.keep_staged(connection, cart.id, taken)
+        now = tables.find(connection, cart.id, lock=True)
+        if now is None or now.status.settled:
+            raise Superseded(f"cart {cart.uid} is not being staged any more")
+        count, size = tables.count_files(connection, cart.id).get(STAGED, (0, 0))
+        tables.change(connection, now, self._clock.wall(), staged_files=count, staged_size=size)
+
+
+def subjects(number: str, helpers: int) -> list[str]:
+    """What the helpers of a cart are called in the ledger; the first one has its id."""
+    return [number, *(f"{number}.{each}" for each in range(1, helpers))]
+
+
+class CartFails(FinalFault):
+    """A file of the cart can't be had, and so the cart."""
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, for a record and a header."""
+    return " ".join(str(error).split())[:1000]
+
+
+def _no_progress(_: int) -> None: ...
+
+
+def _close(opened: int) -> None:
+    os.close(opened)
+
+
+def _adopted(found: Sequence[tuple[CartFile, Holding]], stop: Event) -> list[CartFile]:
+    """The files as they are staged, or why they can't be; blocking."""
+    taken = []
+    for file, kept in found:
+        facts = kept.facts
+        if facts is None:
+            continue
+        try:
+            digest = _digest(file, kept, stop)
+            taken.append(
+                replace(
+                    file,
+                    status=STAGED,
+                    size=facts.size,
+                    mtime_ns=facts.mtime_ns,
+                    facts=facts,
+                    sha256=kept.digests.get("sha256"),
+                    error=None,
+                )
+                if digest == file.hashsum
+                else replace(
+                    file,
+                    status=FAILED,
+                    error=f"File hash does not match provided hash: its {file.hashtype} is {digest}",
+                )
+            )
+        except (DatahubError, OSError) as error:
+            raise PassingFault(f"the copy of {file.name!r} can't be read: {error}") from error
+    return taken
+
+
+def _digest(file: CartFile, kept: Holding, stop: Event) -> str | None:
+    if file.hashtype is None:
+        return None
+    if file.hashtype in kept.digests:
+        return kept.digests[file.hashtype]
+    if kept.facts is None:
+        return None
+    with held(open_file(file.path, kept.facts)) as opened:
+        return digest_of(opened, file.hashtype, stop)

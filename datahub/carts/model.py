@@ -1,0 +1,269 @@
+"""What a cart is: its states, its records, and what may be asked for. Pure values, no SQL, no Twisted."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import msgspec
+
+from datahub.archive import Facts, is_encodable
+from datahub.errors import InvalidRequest
+
+__all__ = ["HELD", "LENGTHS", "Cart", "CartFile", "Filter", "Order", "Status", "Wish", "check_uid", "read_order"]
+
+LONGEST_UID: Final = 190
+LONGEST_PATH: Final = 4096
+LENGTHS: Final = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128, "adler32": 8}
+"""The digests that can be given for a file, and how many hexadecimal digits they have."""
+
+STAGED, FAILED = "staged", "error"
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+class Status(StrEnum):
+    """Where a cart stands."""
+
+    WAITING = "waiting"
+    STAGING = "staging"
+    BUNDLING = "bundling"
+    READY = "ready"
+    ERROR = "error"
+    DELETED = "deleted"
+    EVICTED = "evicted"
+
+    @property
+    def gone(self) -> bool:
+        """Whether its files are not held any more."""
+        return self in (Status.DELETED, Status.EVICTED)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is being done for it."""
+        return self.gone or self in (Status.READY, Status.ERROR)
+
+
+HELD: Final = tuple(status for status in Status if not status.gone)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """One file that is asked for: ``name`` is its id in the archive, ``path`` where it goes in the cart."""
+
+    path: str
+    name: str
+    hashtype: str | None
+    hashsum: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a cart is to have, in the order of the tar; ``digest`` is the same for what asks for the same."""
+
+    wishes: tuple[Wish, ...]
+    partial: bool
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cart:
+    """One row of the table; times are milliseconds since 1970, sizes bytes."""
+
+    id: str
+    uid: str
+    submitter: str
+    digest: str
+    partial: bool
+    status: Status
+    error: str | None
+    files: int
+    size: int | None
+    staged_files: int
+    staged_size: int
+    identity: str | None
+    missing: str | None
+    reason: str | None
+    actor: str | None
+    attempts: int
+    failing_since: int | None
+    time_created: int
+    time_staging: int | None
+    time_ready: int | None
+    time_used: int | None
+    time_error: int | None
+    time_gone: int | None
+    busy_until: int | None
+    """Until when somebody downloads it, as far as is known; renewed meanwhile."""
+    has_files: bool
+    """Whether the rows of its files are still there."""
+
+
+@dataclass(frozen=True, slots=True)
+class CartFile:
+    """A file of a cart; ``facts`` and ``place`` say which file of this host it is, once it is staged."""
+
+    number: int
+    path: str
+    name: str
+    hashtype: str | None
+    hashsum: str | None
+    status: str
+    size: int | None
+    mtime_ns: int | None
+    sha256: str | None
+    error: str | None
+    holding: int | None
+    facts: Facts | None
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which carts, how many, and in which order; ``behind`` is time and id of the last one seen."""
+
+    limit: int
+    newest_first: bool = True
+    submitter: str | None = None
+    statuses: tuple[Status, ...] = ()
+    since: int | None = None
+    until: int | None = None
+    behind: tuple[int, str] | None = None
+
+
+def check_uid(uid: str, reserved: Sequence[str]) -> None:
+    """Raise `InvalidRequest` unless ``uid`` may name a cart: short, without controls, and no top-level name."""
+    if not uid:
+        raise InvalidRequest("Missing parameters: uid", field="uid")
+    if len(uid) > LONGEST_UID:
+        raise InvalidRequest(f"the uid has {len(uid)} characters; it must have {LONGEST_UID} at most", field="uid")
+    if CONTROL.search(uid) or "/" in uid or uid in (".", ".."):
+        raise InvalidRequest(
+            f"the uid {uid!r} must be one segment of a path without control characters, such as a UUID", field="uid"
+        )
+    if uid in reserved:
+        raise InvalidRequest(
+            f"the uid {uid!r} is a name of the hub's own, as are {', '.join(sorted(reserved))}: take a UUID",
+            field="uid",
+            code="cart.reserved",
+        )
+
+
+def read_order(document: Mapping[str, Any], check_name: Any) -> Order:
+    """Read the body of a POST; raises `InvalidRequest` with index and field of what is wrong.
+
+    ``check_name(name, field)`` says whether an id can be one of the archive. Keys that nobody knows are of no
+    consequence, as they were for Pacifica's Cartd.
+    """
+    given = document.get("fileids")
+    if not isinstance(given, list) or not given:
+        raise InvalidRequest(
+            'fileids must be a list of at least one file: {"fileids": [{"id": "foo.txt", "path": "1/foo.txt"}]}',
+            field="fileids",
+        )
+    partial = document.get("partial", False)
+    if not isinstance(partial, bool):
+        raise InvalidRequest(f"partial is {_shown(partial)}; it must be true or false", field="partial")
+    wishes = sorted((_wish(each, index, check_name) for index, each in enumerate(given)), key=_place)
+    _refuse_conflicts(wishes, given)
+    told = hashlib.sha256(b"partial" if partial else b"whole")
+    for wish in wishes:
+        told.update(msgspec.json.encode((wish.path, wish.name, wish.hashtype, wish.hashsum)) + b"\n")
+    return Order(tuple(wishes), partial, told.hexdigest())
+
+
+def _place(wish: Wish) -> list[str]:
+    """Depth first, each folder's children by name."""
+    return wish.path.split("/")
+
+
+def _wish(given: Any, index: int, check_name: Any) -> Wish:
+    field = f"fileids[{index}]"
+    if not isinstance(given, dict):
+        raise InvalidRequest(f"{field} is {_shown(given)}; it must be an object with id and path", field=field)
+    name = given.get("id")
+    if isinstance(name, bool) or not isinstance(name, int | str) or name == "":
+        raise InvalidRequest(
+            f"{field}.id is {_shown(name)}; it must be the file's id in the archive, text or an integer",
+            field=f"{field}.id",
+        )
+    name = str(name)
+    _refuse_characters(name, f"{field}.id")
+    check_name(name, f"{field}.id")
+    path = _path(given.get("path"), f"{field}.path")
+    return Wish(path, name, *_hash(given, field))
+
+
+def _path(given: Any, field: str) -> str:
+    if not isinstance(given, str):
+        raise InvalidRequest(f"{field} is {_shown(given)}; it must be the file's path in the cart", field=field)
+    _refuse_characters(given, field)
+    # Pacifica's downloader sends "/name" for a file in no folder.
+    path = given.removeprefix("/")
+    parts = path.split("/")
+    if "" in parts or "." in parts or ".." in parts:
+        raise InvalidRequest(
+            f"{field} is {given[:200]!r}; it must be a relative path such as '1/2/foo.txt', "
+            "without empty, '.' and '..' components",
+            field=field,
+        )
+    return path
+
+
+def _refuse_characters(text: str, field: str) -> None:
+    if CONTROL.search(text) or not is_encodable(text):
+        raise InvalidRequest(f"{field} is {text[:200]!r}; it may have no control characters", field=field)
+    if len(text.encode("utf-8", "surrogateescape")) > LONGEST_PATH:
+        raise InvalidRequest(f"{field} is longer than {LONGEST_PATH} bytes", field=field)
+
+
+def _hash(given: Mapping[str, Any], field: str) -> tuple[str | None, str | None]:
+    kind, digits = given.get("hashtype"), given.get("hashsum")
+    if kind is None and digits is None:
+        return None, None
+    if not isinstance(kind, str) or kind.lower() not in LENGTHS:
+        raise InvalidRequest(
+            f"{field}.hashtype is {_shown(kind)}; it must be one of {', '.join(LENGTHS)}", field=f"{field}.hashtype"
+        )
+    kind = kind.lower()
+    if not isinstance(digits, str) or not re.fullmatch(f"[0-9a-fA-F]{{{LENGTHS[kind]}}}", digits):
+        raise InvalidRequest(
+            f"{field}.hashsum is {_shown(digits)}; {kind} has {LENGTHS[kind]} hexadecimal digits",
+            field=f"{field}.hashsum",
+        )
+    return kind, digits.lower()
+
+
+def _refuse_conflicts(wishes: Sequence[Wish], given: Sequence[Mapping[str, Any]]) -> None:
+    """No two files at one place, and no file where another needs a folder."""
+    paths: set[str] = set()
+    for wish in wishes:
+        if wish.path in paths:
+            raise _conflict(wish.path, given, "is there twice: each file needs a path of its own")
+        paths.add(wish.path)
+    for wish in wishes:
+        for above in _folders(wish.path):
+            if above in paths:
+                raise _conflict(above, given, f"is a file, and a folder for {wish.path!r}: it can't be both")
+
+
+def _folders(path: str) -> Iterator[str]:
+    at = path.find("/")
+    while at >= 0:
+        yield path[:at]
+        at = path.find("/", at + 1)
+
+
+def _conflict(path: str, given: Sequence[Mapping[str, Any]], what: str) -> InvalidRequest:
+    index = max(number for number, each in enumerate(given) if each["path"].removeprefix("/") == path)
+    return InvalidRequest(f"fileids[{index}].path {path[:200]!r} {what}", field=f"fileids[{index}].path")
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"

@@ -1,0 +1,164 @@
+"""The archive interface: whatever comes over the wire is either right or a fault that says what it is."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+
+import pytest
+import pytest_twisted
+
+from datahub.archive import Faulty
+from datahub.archive.pacifica import NoProducts, PacificaArchive, Patience, Standing
+from datahub.errors import FinalFault, PassingFault
+from datahub.kit.threads import ReactorPool
+from tests.fakes.pacifica import FakeArchive, found, sent
+
+QUICK = Patience(connect=2.0, answer=1.0, stall=1.0)
+MTIME = 1_795_317_557_723_247_500
+
+
+@pytest_twisted.async_yield_fixture
+async def fake(reactor):
+    """An archive interface that a test tells what to answer."""
+    fake = FakeArchive(reactor)
+    yield fake
+    await fake.stop()
+
+
+@pytest_twisted.async_yield_fixture
+async def archive(reactor, fake):
+    """Our side of it."""
+    pool = ReactorPool("disk", 2, reactor)
+    pool.start()
+    yield PacificaArchive(fake.url, pool, reactor, QUICK)
+    await pool.stop()
+
+
+async def fetched(archive, tmp_path, size, *algorithms, progress=lambda _: None):
+    target = os.open(tmp_path / "copy", os.O_RDWR | os.O_CREAT)
+    try:
+        digests = await archive.fetch("a", target, size, algorithms, progress)
+        return os.pread(target, size + 10, 0), digests
+    finally:
+        os.close(target)
+
+
+async def test_what_is_asked(archive, fake, tmp_path):
+    """POST, HEAD and GET with the id as the path, odd characters encoded."""
+    fake.answers = {"POST": sent(b'{"message": "File was staged"}'), "HEAD": found(), "GET": sent(b"foo")}
+    await archive.stage("a?b#c/d e%ü")
+    assert await archive.look("12345") == Standing(3, MTIME, True)
+    assert await fetched(archive, tmp_path, 3, "md5") == (b"foo", {"md5": hashlib.md5(b"foo").hexdigest()})
+    assert fake.asked == ["POST /a%3Fb%23c/d%20e%25%C3%BC", "HEAD /12345", "GET /a"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "standing"),
+    [
+        (found(media="tape"), Standing(3, MTIME, False)),
+        (found(0), Standing(0, MTIME, True)),
+        (found(mtime="1700000000"), Standing(3, 1_700_000_000 * 10**9, True)),
+        (found(mtime="Tue, 14 Nov 2023 22:13:20 GMT"), Standing(3, 1_700_000_000 * 10**9, True)),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nLast-Modified: 1.5\r\n"
+            b"X-Pacifica-File-Storage-Media: disk\r\n\r\n",
+            Standing(7, 1_500_000_000, True),
+        ),
+    ],
+)
+async def test_how_a_file_stands(archive, fake, answer, standing):
+    """As 0.4.2 tells it, and as older ones did."""
+    fake.answers = {"HEAD": answer}
+    assert await archive.look("a") == standing
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", FinalFault),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", Faulty),
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", Faulty),
+        (b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n", PassingFault),
+        (b"HTTP/1.1 301 Away\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", Faulty),
+        (found("x"), Faulty),
+        (found(-3), Faulty),
+        (found(""), Faulty),
+        (found("9" * 5000), Faulty),
+        (found(mtime="never"), Faulty),
+        (found(mtime=""), Faulty),
+        (found(media="error"), Faulty),
+        (b"nonsense\r\n\r\n", PassingFault),
+        (b"", PassingFault),
+    ],
+)
+async def test_a_wrong_standing(archive, fake, answer, fault):
+    """Each is a fault of its kind: of the file, of the archive, or one that may pass."""
+    fake.answers = {"HEAD": answer}
+    fake.close = bool(answer)
+    with pytest.raises(fault) as raised:
+        await archive.look("a")
+    assert "Traceback" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (sent(b"foo"), None),
+        (sent(b"fo"), Faulty),
+        (sent(b"fooo"), Faulty),
+        (sent(b"fo", 3), PassingFault),
+        (b"HTTP/1.1 200 OK\r\n\r\nfo", Faulty),
+        (b"HTTP/1.1 200 OK\r\n\r\nfoo", None),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nfo\r\n", PassingFault),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nfoo\r\n0\r\n\r\n", None),
+        (sent(b"foo", more="Content-Encoding: gzip\r\n"), Faulty),
+        (b"HTTP/1.1 404 No\r\nContent-Length: 3\r\n\r\nfoo", FinalFault),
+        (b"HTTP/1.1 206 Some\r\nContent-Length: 3\r\n\r\nfoo", Faulty),
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 12\r\n\r\nNo such file", FinalFault),
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 3\r\n\r\nfoo", Faulty),
+        (b"", PassingFault),
+    ],
+)
+async def test_how_a_file_comes(archive, fake, tmp_path, answer, fault):
+    """Whole, or a fault: too little, too much, cut off, encoded, another status, silence."""
+    fake.answers = {"GET": answer}
+    fake.close = bool(answer)
+    if fault is None:
+        assert (await fetched(archive, tmp_path, 3))[0] == b"foo"
+        return
+    with pytest.raises(fault):
+        await fetched(archive, tmp_path, 3)
+
+
+async def test_one_that_hangs(archive, fake, tmp_path):
+    """A body that stops in the middle is given up, and its connection closed."""
+    fake.answers = {"GET": sent(b"fo", 3)}
+    fake.close = False
+    with pytest.raises(PassingFault, match="silent"):
+        await fetched(archive, tmp_path, 3)
+
+
+async def test_a_large_one(archive, fake, tmp_path):
+    """In pieces, written by a thread: all of it, with its digests."""
+    data = os.urandom(9_000_001)
+    fake.answers = {"GET": sent(data)}
+    counted = []
+    body, digests = await fetched(archive, tmp_path, len(data), "sha256", "sha1", progress=counted.append)
+    assert body == data
+    assert digests == {"sha256": hashlib.sha256(data).hexdigest(), "sha1": hashlib.sha1(data).hexdigest()}
+    assert sum(counted) == len(data)
+
+
+async def test_nobody_there(archive, fake):
+    """A refused connection may pass."""
+    fake.answers = {"HEAD": b""}
+    archive._url = "http://127.0.0.1:1"
+    with pytest.raises(PassingFault, match="can't be reached"):
+        await archive.look("a")
+
+
+async def test_no_products():
+    """Deliveries can't be made from such an archive, and say so."""
+    with pytest.raises(FinalFault):
+        await NoProducts().locate("005")
