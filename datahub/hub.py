@@ -26,10 +26,13 @@ from datahub.auth.tokens import Tokens
 from datahub.config import Config, ListenSection, LogSection, TransfersSection
 from datahub.errors import StartError, Unavailable
 from datahub.events.feed import Feed
+from datahub.events.summary import Summary
 from datahub.events.tables import forget as forget_events
 from datahub.files.reserve import Reserve
 from datahub.health.events import EventRoutes
 from datahub.health.routes import Check, Health
+from datahub.jobs.building import JobParts
+from datahub.jobs.pipeline import RUN
 from datahub.kit.aio import start
 from datahub.kit.clock import HubClock, make_steady
 from datahub.kit.locks import FileLock
@@ -104,7 +107,7 @@ class Hub(Service):
     def __init__(self, config: Config, reactor: Any) -> None:
         self._config = config
         self._reactor = reactor
-        self._parts = Sequence(reactor, config.hub.drain + STOP_PATIENCE)
+        self._parts = Sequence(reactor, config.hub.drain + config.jobs.grace + STOP_PATIENCE)
         self._locks: list[FileLock] = []
         self._notifier = Notifier(os.environ)
         self.listeners: Listeners | None = None
@@ -165,6 +168,7 @@ class Hub(Service):
         with engine.begin() as connection:
             ledger.declare(connection, STAGE, self._config.transfers.staging_concurrent)
             ledger.declare(connection, MOVE, self._config.transfers.moving_concurrent)
+            ledger.declare(connection, RUN, None)
             if self._config.serves("messages") and self._config.messages.url == DATABASE:
                 check_packets(connection, self._config.messages.limit)
 
@@ -179,8 +183,16 @@ class Hub(Service):
         feed = Feed(store, reactor)
         floor = Floor(store, queue, clock, reactor, member.owner, feed.wake)
 
-        pipeline, transfers = self._build_transfers(floor, feed, disk, reserve)
-        lanes = [Lane(step, floor) for step in pipeline.steps()] if "transfers" in config.hub.workers else []
+        jobs = JobParts(config, floor, feed, reserve.admit, reactor)
+        apps: dict[str, App] = {"jobs": jobs.app}
+        kinds: dict[str, Callable[[], Awaitable[Summary]]] = {"jobs": jobs.service.summary}
+        steps = jobs.steps() if "jobs" in config.hub.workers else []
+        if config.delivers:
+            pipeline, transfers = self._build_transfers(floor, feed, disk, reserve)
+            apps["transfers"] = TransferRoutes(transfers, Reports(floor, pipeline.cost)).app
+            kinds["transfers"] = transfers.summary
+            steps += pipeline.steps() if "transfers" in config.hub.workers else []
+        lanes = [Lane(step, floor) for step in steps]
         for lane in lanes:
             queue.listen(lane.name, lane)
         sweeper = Sweeper(floor, member, lanes, alone=is_sqlite(config.database.url))
@@ -194,14 +206,12 @@ class Hub(Service):
         others: dict[str, Check] = {"queue": queue.check, "messages": messages.check}
         if config.sandbox.masters:
             others["mesos"] = mesos.check
+        if "jobs" in config.hub.workers:
+            others["supervisor"] = jobs.runner.check
         health = Health(config.hub.node, reactor.seconds(), vital, others, self._draining, reactor)
-        reports = Reports(floor, pipeline.cost)
-        apps = {
-            "transfers": TransferRoutes(transfers, reports).app,
-            "sandbox": SandboxRoutes(sandboxes, MESOS_LIMITS.stall).app,
-            "messages": MessageRoutes(messages).app,
-        }
-        events = EventRoutes(store, feed, {"transfers": transfers.summary}, reactor)
+        apps["sandbox"] = SandboxRoutes(sandboxes, MESOS_LIMITS.stall).app
+        apps["messages"] = MessageRoutes(messages).app
+        events = EventRoutes(store, feed, kinds, reactor)
         self.listeners = self._build_listeners([health.app, events.app], apps, access_log)
 
         # Bound before anything runs: a busy port is to end the daemon, not to interrupt it.
@@ -214,8 +224,12 @@ class Hub(Service):
         begin("queue", queue)
         begin("events", feed)
         self._parts.add("Mesos", wire)
+        begin("job files", jobs.files)
+        if "jobs" in config.hub.workers:
+            begin("supervisor", jobs.runner)
+            jobs.warn()
         begin("work", sweeper)
-        for name, every, chore in self._chores(store, clock):
+        for name, every, chore in [*self._chores(store, clock), *jobs.chores()]:
             begin(name, Repeating(name, every, chore, reactor))
         self._parts.add("listeners", _Drained(self.listeners, config.hub.drain))
 
@@ -346,7 +360,7 @@ def _make_source(config: Config, disk: ReactorPool) -> LocalArchive:
     staged = config.transfers.staged
     if config.transfers.calls_back and staged is not None:
         return LocalArchive(staged, disk, "the folder of [transfers] staged")
-    return LocalArchive(config.archive.url, disk)
+    return LocalArchive(config.archive.url or "", disk)
 
 
 def _make_stager(section: TransfersSection, source: LocalArchive, reactor: Any) -> Stager:

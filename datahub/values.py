@@ -44,11 +44,11 @@ __all__ = [
     "read_weight",
 ]
 
-SERVICES: Final = ("transfers", "sandbox", "messages")
-PIPELINES: Final = ("transfers",)
+SERVICES: Final = ("transfers", "jobs", "sandbox", "messages")
+PIPELINES: Final = ("transfers", "jobs")
 """The services whose work goes on after the answer, and whose records belong to their submitters."""
 
-_LATER_SERVICES: Final = ("carts", "jobs")
+_LATER_SERVICES: Final = ("carts",)
 _VERBS: Final = ("read", "write", "admin")
 _SPECIAL: Final = ("transfers:stage",)
 LEVELS: Final = ("debug", "info", "warn", "error", "critical")

@@ -30,6 +30,7 @@ from datahub.errors import (
     Unavailable,
     UpstreamFault,
     UpstreamSilent,
+    WrongState,
 )
 from datahub.web.answer import Answer
 
@@ -51,6 +52,7 @@ STATUSES: Mapping[type[DatahubError], int] = {
     TooLarge: 413,
     RangeNotSatisfiable: 416,
     Mismatch: 422,
+    WrongState: 422,
     Damaged: 500,
     UpstreamFault: 502,
     Unavailable: 503,

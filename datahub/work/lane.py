@@ -29,6 +29,10 @@ SETTLE_AGAIN = 1.0
 Begin = Callable[[Connection, list[Item]], Mapping[str, Any]]
 
 
+def forgotten(_: Item) -> None:
+    """Nothing was remembered."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """What a lane does with an item.
@@ -42,6 +46,8 @@ class Step:
     begin: Begin
     run: Callable[[Item], Awaitable[Outcome]]
     fault: Callable[[Item, Exception], Outcome]
+    settled: Callable[[Item], object] = forgotten
+    """Told when this attempt is over, whatever came of it: nothing needs to be remembered of it any more."""
 
 
 def nobody() -> None:
@@ -151,6 +157,7 @@ class Lane:
             run.ending = True
             await self._settle(run.item, outcome)
         finally:
+            self._step.settled(run.item)
             self._leave(run.item)
 
     async def _outcome(self, item: Item) -> Outcome | None:
