@@ -77,7 +77,7 @@ from datahub.web.app import App
 from datahub.web.site import Listeners, Root
 from datahub.work import ledger
 from datahub.work.entering import hold_name, take_name
-from datahub.work.lane import Floor, Lane
+from datahub.work.lane import Floor, Lane, Step
 from datahub.work.presence import Hub as Member
 from datahub.work.sweeper import Sweeper
 
@@ -184,14 +184,7 @@ class Hub(Service):
         floor = Floor(store, queue, clock, reactor, member.owner, feed.wake)
 
         jobs = JobParts(config, floor, feed, reserve.admit, reactor)
-        apps: dict[str, App] = {"jobs": jobs.app}
-        kinds: dict[str, Callable[[], Awaitable[Summary]]] = {"jobs": jobs.service.summary}
-        steps = jobs.steps() if "jobs" in config.hub.workers else []
-        if config.delivers:
-            pipeline, transfers = self._build_transfers(floor, feed, disk, reserve)
-            apps["transfers"] = TransferRoutes(transfers, Reports(floor, pipeline.cost)).app
-            kinds["transfers"] = transfers.summary
-            steps += pipeline.steps() if "transfers" in config.hub.workers else []
+        apps, kinds, steps = self._build_pipelines(floor, feed, disk, reserve, jobs)
         lanes = [Lane(step, floor) for step in steps]
         for lane in lanes:
             queue.listen(lane.name, lane)
@@ -243,6 +236,21 @@ class Hub(Service):
             ("old events", FORGET_EVERY, partial(_forget_events, store, clock, milliseconds(config.hub.keep_events))),
             ("old keys", FORGET_EVERY, partial(_forget_keys, store, clock, milliseconds(config.hub.idempotency))),
         ]
+
+    def _build_pipelines(
+        self, floor: Floor, feed: Feed, disk: ReactorPool, reserve: Reserve, jobs: JobParts
+    ) -> tuple[dict[str, App], dict[str, Callable[[], Awaitable[Summary]]], list[Step]]:
+        """The services that go on after the answer: what they serve, what they sum up, what this daemon works on."""
+        config = self._config
+        apps: dict[str, App] = {"jobs": jobs.app}
+        kinds: dict[str, Callable[[], Awaitable[Summary]]] = {"jobs": jobs.service.summary}
+        steps = jobs.steps() if "jobs" in config.hub.workers else []
+        if config.delivers:
+            pipeline, transfers = self._build_transfers(floor, feed, disk, reserve)
+            apps["transfers"] = TransferRoutes(transfers, Reports(floor, pipeline.cost)).app
+            kinds["transfers"] = transfers.summary
+            steps += pipeline.steps() if "transfers" in config.hub.workers else []
+        return apps, kinds, steps
 
     def _build_transfers(
         self, floor: Floor, feed: Feed, disk: ReactorPool, reserve: Reserve

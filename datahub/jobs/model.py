@@ -213,8 +213,7 @@ child exited,continued,stopped (signal),stopped,stopped (tty input),stopped (tty
 CPU time limit exceeded,file size limit exceeded,virtual timer expired,profiling timer expired,window changed,
 I/O possible,power failure,bad system call
 """
-SIGNALS: Final = WORDS.replace("
-", "").split(",")
+SIGNALS: Final = WORDS.replace("\n", "").split(",")
 
 
 def signal_name(number: int) -> str:
