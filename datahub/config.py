@@ -262,7 +262,7 @@ class JobLimits:
     memory: int | None = key(optional(size("1 MiB", "1000 TB")), "")
     file_size: int | None = key(optional(size("1 KiB", "1000 TB")), "")
     cpu_time: float | None = key(optional(duration("1 s", "999 d")), "")
-    open_files: int | None = key(optional(integer(3, 1_000_000)), "")
+    open_files: int | None = key(optional(integer(3, 1_000_000)), None)
 
     def given(self) -> dict[str, int]:
         """Those that there are."""
@@ -383,12 +383,26 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     found: list[Config] = []
     with given.telling():
         found.append(section(Config, later="carts notify")(given))
+    if _lacks_archive(given.value):
+        given.problems.append('archive.url: is missing; write it like "file:///srv/archive"')
     if given.problems:
         raise ConfigError(path, given.problems)
     config = replace(found[0], folder=path.parent)
-    if config.delivers and config.archive.url is None:
-        raise ConfigError(path, ['archive.url: is missing; write it like "file:///srv/archive"'])
     return _placed(_reachable(path, config))
+
+
+def _lacks_archive(document: Mapping[str, Any]) -> bool:
+    """Whether transfers are offered, or worked on, without an archive; told of wrong documents, too."""
+
+    def table(name: str) -> Mapping[str, Any]:
+        return value if isinstance(value := document.get(name, {}), dict) else {}
+
+    if not {"url", "url_file"}.isdisjoint(table("archive")) and table("archive").get("url") != "":
+        return False
+    listens = document.get("listen", [{}])
+    offers = [each for each in listens if isinstance(each, dict)] if isinstance(listens, list) else []
+    named = [table("hub").get("workers", PIPELINES), *(each.get("services", SERVICES) for each in offers)]
+    return any("transfers" in each for each in named if isinstance(each, list | tuple | str))
 
 
 def _document(path: Path) -> dict[str, Any]:

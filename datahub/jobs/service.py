@@ -158,7 +158,7 @@ class Jobs:
     def _start(self, caller: Caller, number: str, connection: Connection) -> Seen:
         job = self._own(connection, caller, number)
         if job.status is not Status.CREATED:
-            raise WrongState(f"job {number} is {job.status}: only one that is created can be started", code="job.state")
+            raise WrongState(f"job {number} is {job.status}: only one that is created can be started")
         now = self._clock.wall()
         tables.change(connection, job, now, actor=actor_of(caller), status=Status.STARTED, time_requested=now)
         ledger.enqueue(connection, RUN, number, job.submitter)
@@ -180,7 +180,7 @@ class Jobs:
         ledger.lock(connection, RUN, number)
         job = self._own(connection, caller, number)
         if job.status is not Status.STARTED:
-            raise WrongState(f"job {number} is {job.status}: only one that is started can be stopped", code="job.state")
+            raise WrongState(f"job {number} is {job.status}: only one that is started can be stopped")
         now, actor = self._clock.wall(), actor_of(caller)
         if ledger.withdraw(connection, [RUN], number):
             tables.change(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from datahub.kit.aio import gather
 from datahub.processes.leftovers import TAG
@@ -80,8 +81,8 @@ async def test_roles_and_the_order_of_checks(tmp_path, reactor):
         answer = await house.ask("PUT", f"/jobs/{number}", data=b'{"STATUS": "started", "id": "x", "more": 1}')
         assert answer.status == 200
         await house.get(number, query="?wait=20s")
-        for status in ("started", "stopped"):
-            assert (await house.put(number, status)).status == 422
+        for wanted in ("started", "stopped"):
+            assert (await house.put(number, wanted)).status == 422
         assert (await house.ask("GET", f"/jobs/{number}", "Bearer reader")).status == 200
 
 
@@ -162,9 +163,9 @@ async def test_what_bash_can_run_is_taken(tmp_path, reactor):
 async def test_how_jobs_end(tmp_path, reactor):
     """In the original's words; what can't be executed reads unlike what exits with 127."""
     async with opened(tmp_path, reactor) as house:
-        for more, reason, code in [
+        cases: list[tuple[Any, Any, Any]] = [
             ({"command": "exit 3"}, "process finished with error: exit status 3", 3),
-            ({"command": "nope; exit 127"}, "process finished with error: exit status 127", 127),
+            ({"argv": ["bash", "-c", "nope; exit 127"]}, "process finished with error: exit status 127", 127),
             ({"argv": ["/nope"]}, "could not be executed: No such file or directory: /nope", None),
             ({"command": "kill -KILL $$"}, "process finished with error: signal: killed", None),
             ({"command": "kill -HUP $$"}, "process finished with error: signal: hangup", None),
@@ -175,9 +176,8 @@ async def test_how_jobs_end(tmp_path, reactor):
             ),
             ({"argv": ["echo", "a b"]}, "process finished", 0),
             ({"command": "echo x; sleep 77 & sleep 78 &"}, "process finished", 0),
-        ]:
-            if more.get("command", "").startswith("nope"):
-                more = {"argv": ["bash", "-c", more["command"]]}
+        ]
+        for more, reason, code in cases:
             found = await house.run(**more)
             assert (found["status"], found["reasonForExit"], found.get("exitCode")) == ("stopped", reason, code)
             assert tagged(found["id"]) == []

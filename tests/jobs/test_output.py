@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any, cast
 
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
 from twisted.web.client import ResponseDone
 
 from datahub.kit.aio import gather, sleep
@@ -14,6 +16,7 @@ from tests.jobs.house import opened
 from tests.processes.floor import tagged
 from tests.waiting import until
 
+FINISHED = Failure(ResponseDone())
 # Bytes of any value, the same in each run.
 RANDOM = (
     "python3 -c 'import random, sys, time\n"
@@ -33,6 +36,8 @@ def expected(count, size):
 class Digest(Protocol):
     """Hashes a body as it comes."""
 
+    transport: Any
+
     def __init__(self):
         self.done = Deferred()
         self.hash = hashlib.sha256()
@@ -42,7 +47,7 @@ class Digest(Protocol):
         self.hash.update(data)
         self.size += len(data)
 
-    def connectionLost(self, reason):
+    def connectionLost(self, reason: Failure = FINISHED) -> None:
         self.done.callback(bool(reason.check(ResponseDone)))
 
 
@@ -91,7 +96,7 @@ async def test_a_reader_who_stops_reading(tmp_path, reactor):
         assert (await house.get(job["id"]))["output"] == {"captured": size, "dropped": 0}
         held = [
             len(channel.transport.dataBuffer) + sum(map(len, channel.transport._tempDataBuffer))
-            for channel in house.hub.listeners._traffic.connections
+            for channel in cast("Any", house.hub.listeners)._traffic.connections
         ]
         assert max(held) < 200_000
         stalled.transport.resumeProducing()

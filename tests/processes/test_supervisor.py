@@ -1,4 +1,4 @@
-"""The supervisor with its wardens, as processes of their own: nothing is left of a job, and nothing of its end is lost."""
+"""The supervisor with its wardens, for real: nothing is left of a job, and nothing of its end is lost."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,7 +64,7 @@ async def test_what_can_not_be_executed(tmp_path, reactor):
     script.write_bytes(b"\x00\x01 no program")
     script.chmod(0o755)
     async with opened(tmp_path, reactor) as floor:
-        for argv, more, error in [
+        cases: list[tuple[Any, Any, Any]] = [
             (["/nope"], {}, "No such file or directory: /nope"),
             (["nope-nope"], {}, "No such file or directory: nope-nope"),
             (["ls"], {"cwd": "/nope"}, "No such file or directory: /nope"),
@@ -72,7 +73,8 @@ async def test_what_can_not_be_executed(tmp_path, reactor):
             (["/nope"], {"limits": {"open_files": 20}}, "No such file or directory: /nope"),
             (["ls", "a\0b"], {}, "embedded null byte"),
             (["ls", "x" * 200_000], {}, "Argument list too long"),
-        ]:
+        ]
+        for argv, more, error in cases:
             ended, _ = await floor.run(argv, **more)
             assert ended.error is not None
             assert error in ended.error
