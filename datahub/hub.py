@@ -188,6 +188,8 @@ class Hub(Service):
         lanes = [Lane(step, floor) for step in steps]
         for lane in lanes:
             queue.listen(lane.name, lane)
+            if lane.name == RUN:
+                jobs.service.lane = lane
         sweeper = Sweeper(floor, member, lanes, alone=is_sqlite(config.database.url))
 
         kept = _make_message_store(config.messages.url, store, reactor)

@@ -44,6 +44,7 @@ class JobParts:
     def __init__(self, config: Config, floor: Floor, feed: Feed, admit: Callable[[], None], reactor: Any) -> None:
         self._config = config
         self._floor = floor
+        self._feed = feed
         node, state, section = config.hub.node, config.hub.state, config.jobs
         self.files = Files(state / "jobs", ReactorPool("jobs", THREADS, reactor))
         self.runner = Runner(state / f"jobs-{node}.lock", reactor)
@@ -67,7 +68,7 @@ class JobParts:
         """What a daemon that runs jobs works on."""
         section = self._config.jobs
         house = House(self._config.hub.node, section.concurrent, section.grace, section.wrapper, self._environ)
-        return Pipeline(self._floor, self.runner, self.files, self.files.pool, house).steps()
+        return Pipeline(self._floor, self.runner, self.files, self.files.pool, house, self._feed.touch).steps()
 
     def chores(self) -> list[tuple[str, float, Callable[[], Awaitable[object]]]]:
         """What is to be done again and again: its name, how often in seconds, and how."""

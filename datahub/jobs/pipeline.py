@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -52,9 +52,12 @@ class House:
 
 
 class Pipeline:
-    """Takes jobs that were started to their end."""
+    """Takes jobs that were started to their end; ``told`` hears of each that has ended."""
 
-    def __init__(self, floor: Floor, runner: Runner, files: Files, pool: Pool, house: House) -> None:
+    def __init__(
+        self, floor: Floor, runner: Runner, files: Files, pool: Pool, house: House, told: Callable[[str], None]
+    ) -> None:
+        self._told = told
         self._store: Store = floor.store
         self._clock: HubClock = floor.clock
         self._reactor = floor.reactor
@@ -179,6 +182,7 @@ class Pipeline:
         return Fail(self._ended(item.record, Ended(error=told)))
 
     def _settled(self, item: Item) -> None:
+        self._told(item.subject)
         self._runner.forget(item.subject)
         self._files.drop_stdin(item.subject)
 

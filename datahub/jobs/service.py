@@ -29,7 +29,7 @@ from datahub.processes.output import read_tail
 from datahub.processes.runner import Runner, Written
 from datahub.store.requests import Request, check_key, once
 from datahub.work import ledger
-from datahub.work.lane import Floor
+from datahub.work.lane import Floor, Lane
 
 __all__ = ["Jobs", "Rules", "Seen"]
 
@@ -81,6 +81,8 @@ class Jobs:
         self._checker = checker
         self._admit = admit
         self._last_id = 0
+        self.lane: Lane | None = None
+        """The lane in which this hub runs jobs itself, if it does."""
         self.rules = rules
 
     async def create(self, caller: Caller, creation: Creation, key: str | None) -> Seen:
@@ -93,7 +95,8 @@ class Jobs:
         self._admit()
         request = _request(caller, creation, key)
         work = partial(self._create, caller, creation, (command, spec), request)
-        number, seen = await self._store.run("create job", work)
+        enter = self._store.run if self.lane is None or not creation.start else self.lane.run
+        number, seen = await enter("create job", work)
         if seen is None:
             return await self.find(caller, number)
         if creation.start:
@@ -151,7 +154,8 @@ class Jobs:
     async def start(self, caller: Caller, number: str) -> Seen:
         """Let a job run: now, or when it is its turn. Raises `NotFound`, `NotPermitted`, `WrongState`."""
         self._admit()
-        seen = await self._store.run("start job", partial(self._start, caller, number))
+        enter = self._store.run if self.lane is None else self.lane.run
+        seen = await enter("start job", partial(self._start, caller, number))
         self._announce()
         return seen
 
