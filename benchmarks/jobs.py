@@ -1,8 +1,8 @@
 """Jobs a second, against a bare loop of ``subprocess.run``; their output, against nginx; what capturing costs.
 
-The supervisor alone is driven by `Runner`, in a process of its own. Through HTTP a job is one POST that starts it and one
-GET that waits for its end. The output: one job writes, one follower reads, beside ``cat`` through a pipe into a file that
-nginx gives to the same reader.
+The supervisor alone is driven by `Runner`, in a process of its own. Through HTTP a job is one POST that starts it and
+one GET that waits for its end. The output: one job writes, one follower reads, beside ``cat`` through a pipe into a
+file that nginx gives to the same reader.
 """
 
 from __future__ import annotations
