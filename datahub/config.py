@@ -11,7 +11,7 @@ import hashlib
 import socket
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from datahub.kit.settings import (
     file,
     integer,
     key,
+    listed,
     mapping,
     optional,
     section,
@@ -74,6 +75,8 @@ __all__ = [
     "ConfigError",
     "DatabaseSection",
     "HubSection",
+    "JobLimits",
+    "JobsSection",
     "LimitsSection",
     "ListenSection",
     "LogSection",
@@ -162,9 +165,9 @@ class QueueSection:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveSection:
-    """Where files come from."""
+    """Where files come from; None where nothing that needs it is done."""
 
-    url: str = key(read_archive, example='"file:///srv/archive"')
+    url: str | None = key(optional(read_archive), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +212,7 @@ def _tokens(given: Given) -> tuple[TokenSection, ...]:
 class AuthSection:
     """Who may do what."""
 
-    shared: tuple[str, ...] = key(words(check_pipeline), [])
+    shared: tuple[str, ...] = key(words(check_pipeline), ["jobs"])
     anonymous: tuple[str, ...] = key(words(check_open_scope), [])
     tokens: tuple[TokenSection, ...] = key(_tokens, {})
 
@@ -274,6 +277,37 @@ class CartsSection:
 
 
 @dataclass(frozen=True, slots=True)
+class JobLimits:
+    """What a job may use that names no other limit: bytes, seconds, pieces; None: as much as the daemon."""
+
+    processes: int | None = key(optional(integer(1, 1_000_000)), 1000)
+    memory: int | None = key(optional(size("1 MiB", "1000 TB")), "")
+    file_size: int | None = key(optional(size("1 KiB", "1000 TB")), "")
+    cpu_time: float | None = key(optional(duration("1 s", "999 d")), "")
+    open_files: int | None = key(optional(integer(3, 1_000_000)), None)
+
+    def given(self) -> dict[str, int]:
+        """Those that there are."""
+        found = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {name: int(value) for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class JobsSection:
+    """Jobs: what one gets that asks for nothing else, how many run here at once, how long they are kept."""
+
+    timeout: float = key(duration("100 ms", "999 d"), "30 s")
+    grace: float = key(duration("0 s", "1 h"), "10 s")
+    concurrent: int = key(integer(1, 1000), 8)
+    output_limit: int = key(size("64 KiB", "1000 TB"), "64 MB")
+    keep: float = key(duration("1 min", "9999 d"), "30 d")
+    keep_created: float = key(duration("1 min", "9999 d"), "1 d")
+    keep_count: int = key(integer(1, 10_000_000), 100_000)
+    wrapper: tuple[str, ...] = key(listed, [])
+    limits: JobLimits = key(section(JobLimits), {})
+
+
+@dataclass(frozen=True, slots=True)
 class MessagesSection:
     """Messages: where they are kept, how large one may be, how many bytes of them stay in memory."""
 
@@ -327,6 +361,7 @@ class Config:
         {},
     )
     carts: CartsSection = key(section(CartsSection), {})
+    jobs: JobsSection = key(section(JobsSection), {})
     messages: MessagesSection = key(section(MessagesSection), {})
     sandbox: SandboxSection = key(section(SandboxSection), {})
     log: LogSection = key(section(LogSection), {})
@@ -335,6 +370,10 @@ class Config:
     def serves(self, service: str) -> bool:
         """Say whether any listener offers ``service``."""
         return any(service in each.services for each in self.listen)
+
+    def uses(self, service: str) -> bool:
+        """Whether ``service`` is offered, or worked on."""
+        return self.serves(service) or service in self.hub.workers
 
     def warnings(self) -> list[str]:
         """Say what is allowed but likely not meant, one line each with its path."""
@@ -365,10 +404,28 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     given = Given(_document(path), path.parent, environ)
     found: list[Config] = []
     with given.telling():
-        found.append(section(Config, later="jobs notify")(given))
+        found.append(section(Config, later="notify")(given))
+    if _lacks_archive(given.value):
+        given.problems.append('archive.url: is missing; write it like "file:///srv/archive"')
     if given.problems:
         raise ConfigError(path, given.problems)
-    return _placed(_reachable(path, replace(found[0], folder=path.parent)))
+    config = replace(found[0], folder=path.parent)
+    return _placed(_reachable(path, config))
+
+
+def _lacks_archive(document: Mapping[str, Any]) -> bool:
+    """Whether transfers or carts are offered, or worked on, without an archive; told of wrong documents, too."""
+
+    def table(name: str) -> Mapping[str, Any]:
+        return value if isinstance(value := document.get(name, {}), dict) else {}
+
+    if not {"url", "url_file"}.isdisjoint(table("archive")) and table("archive").get("url") != "":
+        return False
+    listens = document.get("listen", [{}])
+    offers = [each for each in listens if isinstance(each, dict)] if isinstance(listens, list) else []
+    named = [table("hub").get("workers", PIPELINES), *(each.get("services", SERVICES) for each in offers)]
+    found = [each for each in named if isinstance(each, list | tuple | str)]
+    return any(name in each for each in found for name in ("transfers", "carts"))
 
 
 def _document(path: Path) -> dict[str, Any]:

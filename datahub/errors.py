@@ -29,6 +29,7 @@ __all__ = [
     "Unavailable",
     "UpstreamFault",
     "UpstreamSilent",
+    "WrongState",
 ]
 
 
@@ -96,6 +97,12 @@ class Conflict(DatahubError):
     """What is asked for contradicts what is there already."""
 
     code = "request.conflict"
+
+
+class WrongState(DatahubError):
+    """What is asked for is possible, but not in the state in which the record is."""
+
+    code = "request.state"
 
 
 class NotAcceptable(DatahubError):

@@ -19,7 +19,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from datahub import __version__
-from datahub.assembly import Capability, Chore, House, carts, messages, milliseconds, sandboxes, transfers
+from datahub.assembly import Capability, Chore, House, carts, jobs, messages, milliseconds, sandboxes, transfers
 from datahub.auth.gate import Gate
 from datahub.auth.tokens import Tokens
 from datahub.config import Config, ListenSection, LogSection
@@ -62,6 +62,7 @@ FORGET_EVERY = 3600.0
 CAPABILITIES: Mapping[str, Callable[[House], Capability]] = {
     "transfers": transfers.build,
     "carts": carts.build,
+    "jobs": jobs.build,
     "messages": messages.build,
     "sandbox": sandboxes.build,
 }
@@ -81,7 +82,7 @@ class Hub(Service):
     def __init__(self, config: Config, reactor: Any) -> None:
         self._config = config
         self._reactor = reactor
-        self._parts = Sequence(reactor, config.hub.drain + STOP_PATIENCE)
+        self._parts = Sequence(reactor, config.hub.drain + config.jobs.grace + STOP_PATIENCE)
         self._locks: list[FileLock] = []
         self._notifier = Notifier(os.environ)
         self.listeners: Listeners | None = None
@@ -140,7 +141,7 @@ class Hub(Service):
 
     def _declare(self, engine: Engine) -> None:
         with engine.begin() as connection:
-            for each in (transfers, carts, messages):
+            for each in (transfers, carts, jobs, messages):
                 each.declare(connection, self._config)
 
     def _build(self, member: Member, clock: HubClock) -> None:
@@ -156,11 +157,14 @@ class Hub(Service):
         # Others hear of a commit at once; without that they would look each second.
         queue.hear("changed", lambda _: feed.wake())
         house = House(config, reactor, clock, store, disk, reserve, feed, floor)
-        built = {name: build(house) for name, build in CAPABILITIES.items()}
+        built = {name: build(house) for name, build in CAPABILITIES.items() if config.uses(name)}
 
-        lanes = [Lane(step, floor) for name in config.hub.workers for step in built[name].steps]
-        for lane in lanes:
-            queue.listen(lane.name, lane)
+        lanes = []
+        for capability in (built[name] for name in config.hub.workers):
+            for lane in (Lane(step, floor) for step in capability.steps):
+                queue.listen(lane.name, lane)
+                capability.take(lane)
+                lanes.append(lane)
         sweeper = Sweeper(floor, member, lanes, alone=is_sqlite(config.database.url))
 
         vital = {"database": partial(_check_store, store), "disk": partial(_check_reserve, reserve)}

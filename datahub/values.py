@@ -47,11 +47,10 @@ __all__ = [
     "read_weight",
 ]
 
-SERVICES: Final = ("transfers", "carts", "sandbox", "messages")
-PIPELINES: Final = ("transfers", "carts")
+SERVICES: Final = ("transfers", "carts", "jobs", "sandbox", "messages")
+PIPELINES: Final = ("transfers", "carts", "jobs")
 """The services whose work goes on after the answer, and whose records belong to their submitters."""
 
-_LATER_SERVICES: Final = ("jobs",)
 _VERBS: Final = ("read", "write", "admin")
 _SPECIAL: Final = ("transfers:stage",)
 LEVELS: Final = ("debug", "info", "warn", "error", "critical")
@@ -71,8 +70,6 @@ def check_service(name: str, known: tuple[str, ...] = SERVICES) -> str:
     """Give ``name`` back if it is one of this version's ``known`` services; raises `ValueError`."""
     if name in known:
         return name
-    if name in _LATER_SERVICES:
-        raise ValueError(f'"{name}" {_NOT_YET}, which has {", ".join(known)}')
     raise ValueError(f'is "{name}"; it must be one of {", ".join(known)}')
 
 
@@ -86,8 +83,6 @@ def check_scope(scope: str) -> str:
     service, colon, verb = scope.rpartition(":")
     if scope in _SPECIAL:
         return scope
-    if colon and service in _LATER_SERVICES:
-        raise ValueError(f'"{scope}" {_NOT_YET}')
     if verb in _VERBS and (not colon or service in SERVICES):
         return scope
     raise ValueError(f'is "{scope}"; it must be read, write or admin, or one of them for a service: transfers:read')

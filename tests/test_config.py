@@ -35,15 +35,17 @@ def test_least_configuration_has_every_default(folder: Folder) -> None:
     config = folder.load("", needed='[archive]\nurl = "file:///srv/archive"')
     assert config.hub.state == Path("/var/lib/datahub")
     assert config.hub.node == socket.gethostname()
-    assert config.hub.workers == ("transfers",)
+    assert config.hub.workers == ("transfers", "jobs")
     assert (config.hub.min_free, config.hub.idempotency, config.hub.drain) == (2_000_000_000, 604_800.0, 60.0)
     assert (config.limits.connections, config.limits.header, config.limits.body) == (20_000, 16_384, 1_000_000)
     assert config.listen == (
-        ListenSection("tcp:8080:interface=127.0.0.1", ("transfers", "sandbox", "messages"), None, (), (), None),
+        ListenSection(
+            "tcp:8080:interface=127.0.0.1", ("transfers", "carts", "jobs", "sandbox", "messages"), None, (), (), None
+        ),
     )
     assert config.database.url == "sqlite:////var/lib/datahub/datahub.sqlite"
     assert config.queue.url == "embedded:"
-    assert config.auth == AuthSection((), (), ())
+    assert config.auth == AuthSection(("jobs",), (), ())
     assert config.transfers == TransfersSection(
         stager="archive:",
         stager_method="POST",
@@ -120,18 +122,18 @@ def test_all_errors_are_told_at_once(folder: Folder) -> None:
     [transfers.movers]
     file = "local:srv"
     gsiftp = "fts+https://fts.example.org:8446"
-    [jobs]
-    timeout = "30 s"
+    [carts]
+    space = "1 GB"
     """
     assert folder.problems(text, needed="") == (
         (
-            "colour: is not a known key; known are archive, auth, database, hub, limits, listen, log, messages, queue,"
-            " sandbox, transfers"
+            "colour: is not a known key; known are archive, auth, database, hub, jobs, limits, listen, log, messages,"
+            " queue, sandbox, transfers"
         ),
-        "jobs: is not in this version; leave it out",
+        "carts: is not in this version; leave it out",
         "hub.workers[1]: is 3; it must be a string",
-        'hub.workers[2]: "carts" is not in this version, which has transfers',
-        'hub.workers[3]: is "transport"; it must be one of transfers',
+        'hub.workers[2]: "carts" is not in this version, which has transfers, jobs',
+        'hub.workers[3]: is "transport"; it must be one of transfers, jobs',
         (
             'hub.min_free: is "2 GX": the unit "GX" is not known (B, kB, KiB, MB, MiB, GB, GiB, TB, TiB); it must be'
             ' a size such as "64 KiB" or "2 GB"'
@@ -184,7 +186,7 @@ def test_listener_key_of_a_later_version(folder: Folder, name: str) -> None:
     assert folder.problem(f"[[listen]]\n{name} = []") == f"listen[0].{name}: is not in this version; leave it out"
 
 
-@pytest.mark.parametrize("name", ["carts", "jobs", "notify"])
+@pytest.mark.parametrize("name", ["carts", "notify"])
 def test_section_of_a_later_version(folder: Folder, name: str) -> None:
     """And whole sections."""
     assert folder.problem(f"[{name}]\nanything = 1") == f"{name}: is not in this version; leave it out"
@@ -240,9 +242,9 @@ def test_section_of_a_later_version(folder: Folder, name: str) -> None:
         ('[log.levels]\nstore = "loud"', 'log.levels.store: is "loud"; it must be one of debug'),
         ('[listen]\nendpoint = "tcp:80"', "listen: is a table; it must be written as [[listen]], with two brackets"),
         ('[[listen]]\nendpoint = "ssl:443"', "listen[0].endpoint: speaks TLS by itself"),
-        ('[[listen]]\nservices = ["jobs"]', 'listen[0].services[0]: "jobs" is not in this version'),
+        ('[[listen]]\nservices = ["carts"]', 'listen[0].services[0]: "carts" is not in this version'),
         ('[auth]\nshared = ["nobody"]', 'auth.shared[0]: is "nobody"; it must be one of transfers'),
-        ('[auth]\nanonymous = ["jobs:read"]', 'auth.anonymous[0]: "jobs:read" is not in this version'),
+        ('[auth]\nanonymous = ["carts:read"]', 'auth.anonymous[0]: "carts:read" is not in this version'),
         (
             '[auth]\nanonymous = ["transfers:stage"]',
             'auth.anonymous[0]: "transfers:stage" is for callers with credentials only',
@@ -303,7 +305,7 @@ def test_a_hub_without_transfers_needs_no_mover(folder: Folder) -> None:
 
 def test_messages_do_no_work(folder: Folder) -> None:
     """They are over with the answer, and nobody's own."""
-    told = 'is "messages"; it must be one of transfers'
+    told = 'is "messages"; it must be one of transfers, jobs'
     assert folder.problem('[hub]\nworkers = ["messages"]') == f"hub.workers[0]: {told}"
     assert folder.problem('[auth]\nshared = ["messages"]') == f"auth.shared[0]: {told}"
 
@@ -395,3 +397,15 @@ def test_hub_without_movers_is_warned_of(folder: Folder) -> None:
     """It can be started, but every submission would be refused."""
     (only,) = folder.load("", needed='[archive]\nurl = "file:///srv/archive"\n').warnings()
     assert only.startswith("transfers.movers: is empty")
+
+
+def test_a_hub_without_transfers_needs_no_archive(folder: Folder) -> None:
+    """Neither offered nor worked on, they ask for nothing."""
+    alone = '[hub]\nworkers = ["jobs"]\n[[listen]]\nservices = ["jobs"]\n'
+    config = folder.load(alone + '[jobs]\nwrapper = ["nice", "-n", "1"]\n[jobs.limits]\nmemory = "1 GiB"', needed="")
+    assert (config.archive.url, config.uses("transfers")) == (None, False)
+    assert config.jobs.wrapper == ("nice", "-n", "1")
+    assert config.jobs.limits.given() == {"processes": 1000, "memory": 2**30}
+    assert folder.problems(alone.replace('["jobs"]', '["transfers"]', 1), needed="") == (
+        'archive.url: is missing; write it like "file:///srv/archive"',
+    )

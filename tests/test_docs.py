@@ -12,6 +12,7 @@ import msgspec
 from datahub import __version__
 from datahub.health.events import EventRoutes
 from datahub.health.routes import Health
+from datahub.jobs.routes import JobRoutes
 from datahub.messages.routes import MessageRoutes
 from datahub.sandboxes.routes import SandboxRoutes
 from datahub.transfers.routes import TransferRoutes
@@ -59,6 +60,7 @@ def test_a_code_is_found_wherever_it_is_given() -> None:
 def test_openapi_description_is_that_of_the_code() -> None:
     """docs/openapi.json is what the routes say; `make openapi` writes it anew."""
     described = describe(
-        [Health.app, EventRoutes.app, TransferRoutes.app, SandboxRoutes.app, MessageRoutes.app], __version__
+        [Health.app, EventRoutes.app, TransferRoutes.app, JobRoutes.app, SandboxRoutes.app, MessageRoutes.app],
+        __version__,
     )
     assert msgspec.json.decode((TOP / "docs/openapi.json").read_bytes()) == described

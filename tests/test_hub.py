@@ -102,7 +102,7 @@ async def test_a_hub_delivers_and_leaves_nothing_behind(house):
         assert delivered.read_bytes() == b"content"
         assert (await house.ask("GET", "/ready"))["ready"] is True
         health = await house.ask("GET", "/health")
-        assert health["parts"] == {"database": "ok", "disk": "ok", "queue": "ok", "messages": "ok"}
+        assert health["parts"] == {"database": "ok", "disk": "ok", "queue": "ok", "messages": "ok", "supervisor": "ok"}
         await hub.stopService()
         assert house.left() == []
     assert (house.folder / "state" / "log" / "access.log").read_text().count("/submitTransfer") == 2

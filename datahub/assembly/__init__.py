@@ -16,7 +16,7 @@ from datahub.kit.services import Part
 from datahub.kit.threads import ReactorPool
 from datahub.store import Store
 from datahub.web.app import App
-from datahub.work.lane import Floor, Step
+from datahub.work.lane import Floor, Lane, Step
 
 __all__ = ["PACIFICA", "Capability", "Chore", "House", "milliseconds"]
 
@@ -47,6 +47,10 @@ class Chore:
     work: Callable[[], Awaitable[object]]
 
 
+def ignored(_: Lane) -> None:
+    """Nobody asks for the lane."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capability:
     """What a capability has to offer; all but its operations may be missing."""
@@ -58,6 +62,8 @@ class Capability:
     parts: Mapping[str, Part] = field(default_factory=dict)
     """What is to be started before work begins, in this order, under names for the log."""
     chores: Sequence[Chore] = ()
+    take: Callable[[Lane], None] = ignored
+    """Told of each of its lanes in which this daemon works."""
     summarise: Summarise | None = None
     checks: Mapping[str, Check] = field(default_factory=dict)
     """What `/health` tells of it."""

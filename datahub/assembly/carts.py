@@ -13,6 +13,7 @@ from datahub.carts import parts
 from datahub.config import Config
 from datahub.health.events import EventRoutes
 from datahub.health.routes import Health
+from datahub.jobs.routes import JobRoutes
 from datahub.kit.threads import ReactorPool
 from datahub.messages.routes import MessageRoutes
 from datahub.sandboxes.routes import SandboxRoutes
@@ -25,10 +26,10 @@ RESERVED: Final = sorted(
     {
         *(
             name
-            for each in (Health, EventRoutes, TransferRoutes, parts.CartRoutes, SandboxRoutes, MessageRoutes)
+            for each in (Health, EventRoutes, TransferRoutes, parts.CartRoutes, JobRoutes, SandboxRoutes, MessageRoutes)
             for name in each.app.segments()
         ),
-        *("transfers", "jobs", "docs", "dashboard", "static", "metrics", "openapi.json", "robots.txt", "favicon.ico"),
+        *("docs", "dashboard", "static", "metrics", "openapi.json", "robots.txt", "favicon.ico"),
         *("tokens", "sandbox", "sandboxes", "files", "work", "hubs", "notify", "api", "v1", ".well-known", "tape"),
     }
 )
@@ -47,7 +48,7 @@ def build(house: House) -> Capability:
         house.floor,
         house.feed,
         house.disk,
-        _make_source(config.archive.url, house.disk, house.reactor),
+        _make_source(config.archive.url or "", house.disk, house.reactor),
         house.reserve.admit,
         shared="carts" in config.auth.shared,
         reserved=RESERVED,

@@ -85,9 +85,8 @@ def _make_source(config: Config, disk: ReactorPool) -> Archive:
     staged = config.transfers.staged
     if config.transfers.calls_back and staged is not None:
         return LocalArchive(staged, disk, "the folder of [transfers] staged")
-    if config.archive.url.startswith(PACIFICA):
-        return NoProducts()
-    return LocalArchive(config.archive.url, disk)
+    url = config.archive.url or ""
+    return NoProducts() if url.startswith(PACIFICA) else LocalArchive(url, disk)
 
 
 def _make_stager(section: TransfersSection, source: Archive, reactor: Any) -> Stager:

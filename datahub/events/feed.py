@@ -112,6 +112,12 @@ class Feed:
         if not waiting:
             self._changed.pop(subject, None)
 
+    def touch(self, subject: str) -> None:
+        """Tell those who wait for a change of ``subject`` that one was committed here, before its event is numbered."""
+        for each in self._changed.pop(subject, ()):
+            if not each.called:
+                each.callback(None)
+
     async def _run(self) -> None:
         started = False
         while True:

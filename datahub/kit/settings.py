@@ -29,6 +29,7 @@ __all__ = [
     "file",
     "integer",
     "key",
+    "listed",
     "mapping",
     "optional",
     "section",
@@ -220,6 +221,13 @@ def words(check: Callable[[str], str], at_least: int = 0) -> Reader[tuple[str, .
         return tuple(dict.fromkeys(_each(lambda item: check(item.string("a string")), given)))
 
     return read
+
+
+def listed(given: Given) -> tuple[str, ...]:
+    """Read a list of strings as they are, blanks and repetitions included: the arguments of a program."""
+    if isinstance(given.value, list) and all(isinstance(each, str) for each in given.value):
+        return tuple(given.value)
+    raise given.wrong('a list of strings, such as ["nice", "-n", "10"]')
 
 
 def integer(at_least: int, at_most: int) -> Reader[int]:

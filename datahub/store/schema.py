@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import BigInteger, Connection, Engine, Integer, MetaData, Table, inspect, text
+from sqlalchemy import BigInteger, Connection, Engine, Integer, MetaData, Table, Text, inspect, text
+from sqlalchemy.dialects.mysql import LONGTEXT
 
 from datahub.errors import StartError
 
-__all__ = ["HEAD", "BigId", "metadata", "migrate", "table"]
+__all__ = ["HEAD", "BigId", "LongText", "metadata", "migrate", "table"]
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest revision in `datahub.store.migrations`; a test compares the two."""
 
 MIGRATION_LOCK = "datahub.migrations"
@@ -22,6 +23,9 @@ MIGRATION_WAIT = 300
 metadata = MetaData()
 BigId = BigInteger().with_variant(Integer(), "sqlite")
 """A 64-bit primary key; SQLite numbers rows by itself only when the type is called INTEGER."""
+
+LongText = Text().with_variant(LONGTEXT(), "mysql")
+"""Text of any length; MariaDB's TEXT ends at 64 KiB."""
 
 
 def table(name: str, *parts: Any) -> Table:

@@ -13,6 +13,8 @@ from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 
 from datahub.auth import Caller
+from datahub.auth.identity import ACCEPTED
+from datahub.errors import NotAuthenticated
 from datahub.kit.aio import shield, start
 from datahub.web.answer import Answer, Flow
 from datahub.web.body import decode
@@ -38,6 +40,7 @@ class Operation:
     gives: Mapping[int, Shape | None]
     refuses: Refusal | None
     summary: str
+    strangers: bool
 
     @property
     def name(self) -> str:
@@ -92,13 +95,15 @@ class App(Klein):
     """The operations of a capability; as with Klein, a class attribute that each object binds for itself.
 
     ``refuses`` shapes the errors of all that is asked below its paths, except where an operation has its own.
+    Without ``strangers`` no operation is for callers without credentials, whatever the listener allows them.
     """
 
     body_limit: int | None = None
     """How large a request's body may be, for an object that has this attribute; None: as in [limits]."""
 
-    def __init__(self, refuses: Refusal | None = None) -> None:
+    def __init__(self, refuses: Refusal | None = None, *, strangers: bool = True) -> None:
         super().__init__()
+        self.strangers = strangers
         self.operations: dict[str, Operation] = {}
         self.shortcuts: dict[int, tuple[Operation, tuple[str, ...], str]] = {}
         self.refuses = refuses
@@ -141,7 +146,9 @@ class App(Klein):
 
         def declare(function: Method) -> Method:
             summary = (getdoc(function) or "").partition("\n")[0]
-            operation = Operation(methods, path, scope, takes, bodies or {}, gives or {}, refuses, summary)
+            operation = Operation(
+                methods, path, scope, takes, bodies or {}, gives or {}, refuses, summary, self.strangers
+            )
             self.operations[operation.name] = operation
             if at_once:
                 parts = tuple(path.split("/")[1:])
@@ -205,6 +212,8 @@ class App(Klein):
 
 def _permitted(request: HubRequest, operation: Operation) -> Caller:
     caller = request.identify()
+    if not operation.strangers and caller.kind == "anonymous":
+        raise NotAuthenticated(f"this is never done for callers without credentials; {ACCEPTED}")
     if operation.scope:
         caller.require(operation.scope)
     return caller

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from io import BytesIO
 from typing import Any, TypeVar
@@ -48,7 +48,7 @@ def decode(shape: type[Shape], body: bytes, content_type: str | None, query: byt
     """
     fields, is_form = _body(body, content_type or "")
     asked = _distinct(_urlencoded(query, "the query string"))
-    document = {**asked, **fields}
+    document = _tidied(shape, {**asked, **fields})
     _refuse_nul(document)
     _refuse_unknown(shape, document)
     _refuse_missing(shape, document)
@@ -56,6 +56,23 @@ def decode(shape: type[Shape], body: bytes, content_type: str | None, query: byt
         return msgspec.convert(document, shape, strict=not (is_form or asked))
     except msgspec.ValidationError as error:
         raise _explained(shape, document, str(error)) from None
+
+
+def _tidied(shape: type[msgspec.Struct], document: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields, as lenient as ``shape`` says that the system it replaces was.
+
+    Its ``ANY_CASE`` names fields that may be written in capitals, its ``IGNORED`` those that mean nothing ("*": all it
+    does not know).
+    """
+    any_case: Collection[str] = getattr(shape, "ANY_CASE", ())
+    ignored: Collection[str] = getattr(shape, "IGNORED", ())
+    if not any_case and not ignored:
+        return document
+    known = {field.encode_name for field in _fields(shape)}
+    tidied = {name.lower() if name.lower() in any_case else name: value for name, value in document.items()}
+    return {
+        name: value for name, value in tidied.items() if name in known or (name not in ignored and "*" not in ignored)
+    }
 
 
 def _body(body: bytes, content_type: str) -> tuple[Mapping[str, Any], bool]:

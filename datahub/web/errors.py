@@ -32,6 +32,7 @@ from datahub.errors import (
     Unavailable,
     UpstreamFault,
     UpstreamSilent,
+    WrongState,
 )
 from datahub.web.answer import Answer
 
@@ -55,6 +56,7 @@ STATUSES: Mapping[type[DatahubError], int] = {
     RangeNotSatisfiable: 416,
     Misdirected: 421,
     Mismatch: 422,
+    WrongState: 422,
     Damaged: 500,
     UpstreamFault: 502,
     Unavailable: 503,

@@ -137,8 +137,9 @@ async def test_the_schema_is_what_the_tables_say(store: Store, database_url: str
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
+    import datahub.jobs.tables
     import datahub.messages.tables
-    import datahub.transfers.tables  # noqa: F401 - both register their tables
+    import datahub.transfers.tables  # noqa: F401 - each registers its tables
 
     def differences(connection: Connection) -> list[Any]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import pytest
@@ -231,3 +231,25 @@ def test_too_many_fields():
 def test_broken_multipart_forms(body, kind, text):
     """What is wrong with a multipart form is said."""
     assert text in str(refused(body, kind))
+
+
+class Lenient(msgspec.Struct):
+    ANY_CASE: ClassVar = frozenset({"command"})
+    IGNORED: ClassVar = frozenset({"status"})
+
+    command: str
+    Other: str = ""
+
+
+class Careless(msgspec.Struct):
+    IGNORED: ClassVar = frozenset({"*"})
+
+    status: str
+
+
+def test_a_shape_may_be_as_lenient_as_what_it_replaces():
+    """Fields in any case, fields that mean nothing; all others are as strict as ever."""
+    assert decode(Lenient, b'{"COMmand": "c", "status": [1]}', JSON, b"") == Lenient("c")
+    assert refused(b'{"command": "c", "other": ""}', JSON, shape=Lenient).code == "request.unknown"
+    assert decode(Careless, b'{"status": "s", "more": {}}', JSON, b"x=1") == Careless("s")
+    assert refused(b"{}", JSON, shape=Careless).code == "request.missing"

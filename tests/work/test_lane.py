@@ -442,3 +442,34 @@ def test_an_item_that_vanished_frees_its_slot(ground, steps):
     assert lane.running == {}
     assert noted(ground) == []
     ground.clock.advance(0)
+
+
+def test_what_is_enqueued_begins_in_the_same_transaction(ground, steps):
+    """Where there is room; the ledger's order decides which item, and without room it waits."""
+    lane = ground.lane(steps=steps, slots=2)
+    enter = partial(ledger.enqueue, name=lane.name, submitter="alice")
+    assert start(lane.run("enter", partial(enter, subject="t1"))).result is True
+    assert (steps.begun, ground.store.names) == (["t1"], ["enter"])
+    ground.enqueue("t0", submitter="bob")
+    for subject in ("t2", "t3"):
+        start(lane.run("enter", partial(enter, subject=subject)))
+    assert steps.begun == ["t1", "t0"]
+    assert ground.rows() == [RUNNING, RUNNING, READY, READY]
+    for _ in range(4):
+        next(iter(steps.gates.values())).callback(Done())
+        ground.clock.advance(0)
+    assert (steps.begun, steps.most, ground.rows()) == (["t1", "t0", "t2", "t3"], 2, [])
+
+
+def test_a_transaction_that_fails_gives_its_slot_back(ground, steps):
+    """Nothing is claimed, and all slots are free again."""
+    lane = ground.lane(steps=steps, slots=1)
+    ground.store.away["enter"] = Unavailable("away")
+    failed = start(lane.run("enter", lambda _: None))
+    assert failed.result.check(Unavailable)
+    failed.addErrback(lambda _: None)
+    ground.enqueue("t1")
+    ground.look(lane)
+    assert steps.begun == ["t1"]
+    steps.gates["t1"].callback(Done())
+    ground.clock.advance(0)
