@@ -35,6 +35,7 @@ from datahub.kit.settings import (
     words,
 )
 from datahub.values import (
+    GRID_SCHEMES,
     LEVELS,
     NODE,
     PIPELINES,
@@ -56,9 +57,11 @@ from datahub.values import (
     read_mover,
     read_queue,
     read_secret,
+    read_source,
     read_staged,
     read_stager,
     read_state,
+    read_trust,
     read_web_address,
     read_weight,
 )
@@ -75,6 +78,7 @@ __all__ = [
     "ListenSection",
     "LogSection",
     "MessagesSection",
+    "MoverSection",
     "QueueSection",
     "SandboxSection",
     "StagerSection",
@@ -227,6 +231,29 @@ def _stager_options(given: Given) -> StagerSection:
 
 
 @dataclass(frozen=True, slots=True)
+class MoverSection:
+    """Who the hub is to the servers of a scheme, whom it trusts, and how they reach what is staged here."""
+
+    certificate: Path | None = key(optional(file), None)
+    ca: Path | None = key(optional(read_trust), None)
+    proxy: Path | None = key(optional(file), None)
+    token: str | None = key(optional(read_secret), None)
+    source: str | None = key(optional(read_source), None)
+    key: Path | None = key(optional(file), None)
+
+
+def _mover_options(scheme: str, given: Given) -> MoverSection:
+    if scheme not in GRID_SCHEMES:
+        raise ValueError(f"has no options; those have {', '.join(GRID_SCHEMES)}")
+    options = section(MoverSection)(given)
+    if (options.certificate is None) != (options.key is None):
+        raise ValueError("has one of certificate and key; they belong together")
+    if options.certificate is not None and options.proxy is not None:
+        raise ValueError("has certificate and proxy; keep one of them")
+    return options
+
+
+@dataclass(frozen=True, slots=True)
 class TransfersSection:
     """Deliveries: from where, to where, how many at once; ``movers`` maps a destination's scheme to its mover."""
 
@@ -242,6 +269,7 @@ class TransfersSection:
     moving_concurrent: int = key(integer(1, 10_000), 4)
     retry_for: float = key(duration("0 s", "999 d"), "3 d")
     movers: Mapping[str, str] = key(mapping(read_mover), {})
+    mover_options: Mapping[str, MoverSection] = key(mapping(_mover_options), {})
     keep: float = key(duration("1 min", "9999 d"), "400 d")
     weights: Mapping[str, float] = key(mapping(read_weight), {})
 
@@ -300,7 +328,7 @@ class Config:
     transfers: TransfersSection = key(
         section(
             TransfersSection,
-            later="moving_by prepare mover_options",
+            later="moving_by prepare",
         ),
         {},
     )
@@ -324,7 +352,7 @@ class Config:
         ]
         if self.serves("transfers") and not self.transfers.movers:
             found.append('transfers.movers: is empty: nothing can be delivered; write file = "local:/srv/deliveries"')
-        if self.transfers.calls_back and self.transfers.staged is None:
+        if self.transfers.calls_back and self.transfers.staged is None and set(self.transfers.movers) <= {"file"}:
             found.append(
                 "transfers.staged: is empty: what the stager stages can't be read here, and so not be delivered"
             )

@@ -23,7 +23,7 @@ from datahub import __version__
 from datahub.archive.local import LocalArchive
 from datahub.auth.gate import Gate
 from datahub.auth.tokens import Tokens
-from datahub.config import Config, ListenSection, LogSection, TransfersSection
+from datahub.config import Config, ListenSection, LogSection, MoverSection, TransfersSection
 from datahub.errors import StartError, Unavailable
 from datahub.events.feed import Feed
 from datahub.events.tables import forget as forget_events
@@ -61,7 +61,11 @@ from datahub.store.server import ServerStore
 from datahub.store.sqlite import SqliteStore
 from datahub.transfers.housekeeping import Housekeeping
 from datahub.transfers.movers import Mover
+from datahub.transfers.movers.carriers import Carriers
+from datahub.transfers.movers.gfal import COMMAND as GFAL
+from datahub.transfers.movers.gfal import GfalMover
 from datahub.transfers.movers.local import LocalMover
+from datahub.transfers.movers.proxies import Papers
 from datahub.transfers.pipeline import MOVE, STAGE, Limits, Pipeline
 from datahub.transfers.reports import Reports
 from datahub.transfers.routes import TransferRoutes
@@ -236,7 +240,7 @@ class Hub(Service):
         config, section = self._config, self._config.transfers
         source = _make_source(config, disk)
         stager = _make_stager(section, source, floor.reactor)
-        movers = {scheme: _make_mover(url, disk, source) for scheme, url in section.movers.items()}
+        movers = {scheme: self._make_mover(scheme, url, disk, source, floor) for scheme, url in section.movers.items()}
         limits = Limits(
             section.staging_concurrent,
             section.moving_concurrent,
@@ -248,6 +252,15 @@ class Hub(Service):
         rules = Rules("transfers" in config.auth.shared, limits.cost, milliseconds(section.keep))
         verbs = Transfers(floor, feed, movers, reserve.admit, pipeline.moved, rules)
         return pipeline, verbs
+
+    def _make_mover(self, scheme: str, url: str, disk: ReactorPool, source: LocalArchive, floor: Floor) -> Mover:
+        if url.startswith("local:"):
+            return _make_local_mover(url, disk, source)
+        options = self._config.transfers.mover_options.get(scheme) or MoverSection()
+        reactor, credentials = floor.reactor, Papers(options.certificate, options.key, options.proxy, options.ca)
+        carriers = Carriers(GFAL, credentials.environment(os.environ, options.token), credentials.stamp, reactor)
+        self._parts.add(f"mover of {scheme}://", carriers)
+        return GfalMover(carriers, disk, source, credentials, floor.clock)
 
     def _build_messages(self, kept: MessageStore, disk: ReactorPool, reserve: Reserve) -> Messages:
         section = self._config.messages
@@ -362,7 +375,7 @@ def _make_stager(section: TransfersSection, source: LocalArchive, reactor: Any) 
     return CallbackStager(address, make_client(reactor, policy, patience), shelf, reactor, patience)
 
 
-def _make_mover(url: str, disk: ReactorPool, archive: LocalArchive) -> Mover:
+def _make_local_mover(url: str, disk: ReactorPool, archive: LocalArchive) -> Mover:
     folder, _, mode = url.removeprefix("local:").partition("?mode=")
     return LocalMover(Path(folder), disk, archive, int(mode or "644", 8))
 

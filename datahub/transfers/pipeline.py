@@ -139,7 +139,8 @@ class Pipeline:
         if delivery is None:
             if item.attempt > 1:
                 await mover.discard(order)
-            product = await self._stager.locate(transfer)
+            remote = self._stager.remote(transfer) if mover.fetches else None
+            product = remote or await self._stager.locate(transfer)
             delivery = await mover.copy(order, product, partial(self._count, transfer.id))
             await self._store.run("keep what is to be published", partial(self._keep, item, delivery))
         await mover.publish(order, delivery)

@@ -12,7 +12,7 @@ from datahub.archive import Product
 from datahub.errors import PassingFault
 from datahub.files import Checksum
 
-__all__ = ["Checksum", "Delivery", "DeliveryLost", "Mover", "Order", "Progress"]
+__all__ = ["Checksum", "Delivery", "DeliveryLost", "Mover", "Order", "Progress", "Remote"]
 
 Progress = Callable[[int], None]
 
@@ -32,12 +32,20 @@ class Order:
     checksum: Checksum | None
 
 
+@dataclass(frozen=True, slots=True)
+class Remote(Product):
+    """What a stager has put on another host at ``url``: a file or a folder, which its mover finds out."""
+
+    url: str
+
+
 class Delivery(msgspec.Struct, frozen=True):
     """What a copy has left at the destination: kept in the transfer's record before it gets its final name.
 
     ``final`` is the URL at which it will be found, ``temporary`` its name until then; ``device`` and ``inode``
-    recognise it under either name; ``files`` and ``size`` (bytes) count what was copied; ``checksums`` are
-    hexadecimal digits by algorithm: "sha256" of a file, "manifest-sha256" of a folder.
+    recognise it under either name, and are 0 on other hosts; ``files`` and ``size`` (bytes) count what was copied;
+    ``checksums`` are hexadecimal digits by algorithm: "sha256" or "adler32" of a file, "manifest-sha256" or
+    "manifest-adler32" of a folder.
     """
 
     final: str
@@ -51,7 +59,7 @@ class Delivery(msgspec.Struct, frozen=True):
     @property
     def is_directory(self) -> bool:
         """Whether a whole folder is delivered."""
-        return "manifest-sha256" in self.checksums
+        return any(name.startswith("manifest-") for name in self.checksums)
 
 
 class DeliveryLost(PassingFault):
@@ -66,6 +74,9 @@ class Mover(Protocol):
     Raises `PassingFault` and `FinalFault` with texts for people, and `CancelledError` only when nothing of the
     work goes on any more.
     """
+
+    fetches: bool
+    """Whether it takes a `Remote` product; who does not reads all of it on this host."""
 
     def check(self, destination: str) -> None:
         """Raise `InvalidRequest` (field ``destination_path``) for a URL to which nothing can ever be moved."""

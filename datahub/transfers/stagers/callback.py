@@ -27,6 +27,8 @@ from datahub.archive import Archive, Product
 from datahub.errors import FinalFault, InvalidRequest, PassingFault
 from datahub.kit.aio import within
 from datahub.transfers.model import Transfer
+from datahub.transfers.movers import Remote
+from datahub.transfers.movers.addresses import quoted
 from datahub.transfers.stagers import Errand, Promised
 
 __all__ = ["Address", "CallbackStager", "Patience", "Shelf", "make_client"]
@@ -42,6 +44,7 @@ UNREACHED = (
     RequestTransmissionFailed,
     ResponseFailed,
 )
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
 
 
@@ -158,7 +161,7 @@ class CallbackStager:
         path, host = transfer.stager_path or "", transfer.stager_hostname or ""
         if self._shelf is None:
             raise FinalFault(
-                f"the product was staged at gsiftp://{host}{path}, which no mover of this version reads: "
+                f"the product was staged at gsiftp://{host}{path}, and this mover reads only what is here: "
                 "make it visible here and name its folder in [transfers] staged"
             )
         try:
@@ -168,6 +171,18 @@ class CallbackStager:
             raise FinalFault(
                 f"the stager reports the path {path!r}, which is not below {self._shelf.folder} ([transfers] staged)"
             ) from None
+
+    def remote(self, transfer: Transfer) -> Remote:
+        """What the stager has reported, at the GridFTP server it has named."""
+        path, host = transfer.stager_path or "", transfer.stager_hostname or ""
+        place = PurePosixPath(path)
+        if not HOST.fullmatch(host) or not place.is_absolute() or ".." in place.parts or not place.name:
+            raise FinalFault(f"the stager reports the host {host!r} and the path {path!r}, at which nothing can be")
+        try:
+            url = f"gsiftp://{host}{quoted(str(place))}"
+        except UnicodeEncodeError:
+            raise FinalFault(f"the stager reports the path {path!r}, which is not UTF-8") from None
+        return Remote(transfer.product_id, place.name, Path(path), is_directory=False, files=0, size=0, url=url)
 
 
 def make_client(reactor: Any, policy: IPolicyForHTTPS, patience: Patience) -> HTTPClient:
