@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -373,7 +373,31 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
         found.append(section(Config, later="carts jobs notify")(given))
     if given.problems:
         raise ConfigError(path, given.problems)
-    return _placed(_reachable(path, replace(found[0], folder=path.parent)))
+    config = replace(found[0], folder=path.parent)
+    if problems := list(_grid_problems(config.transfers)):
+        raise ConfigError(path, problems)
+    return _placed(_reachable(path, config))
+
+
+def _grid_problems(transfers: TransfersSection) -> Iterator[str]:
+    """Say what is missing, or contradicts itself, between movers and their options."""
+    servers: dict[str, tuple[str, MoverSection]] = {}
+    for scheme in transfers.mover_options:
+        if scheme not in transfers.movers:
+            yield f"transfers.mover_options.{scheme}: has no mover; write one into [transfers.movers], or take it out"
+    for scheme, mover in transfers.movers.items():
+        options, place = transfers.mover_options.get(scheme, MoverSection()), f"transfers.mover_options.{scheme}"
+        if mover == "gfal:" and options.ca is not None and not options.ca.is_dir():
+            yield f"{place}.ca: must be a folder for gfal:, like /etc/grid-security/certificates"
+        if not mover.startswith("fts+"):
+            continue
+        if options.certificate is None and options.proxy is None:
+            yield f"{place}: must have certificate and key, or proxy: FTS knows the hub by them"
+        if options.source is None and not transfers.calls_back:
+            yield f"{place}.source: is missing: how FTS reaches the files of this host, like gsiftp://hub.example.org"
+        first, known = servers.setdefault(mover, (scheme, options))
+        if replace(known, source=None) != replace(options, source=None):
+            yield f"{place}: is unlike that of {first}, but both are moved by {mover}, which knows the hub only once"
 
 
 def _document(path: Path) -> dict[str, Any]:

@@ -59,9 +59,13 @@ from datahub.store.opening import open_database
 from datahub.store.requests import forget as forget_keys
 from datahub.store.server import ServerStore
 from datahub.store.sqlite import SqliteStore
+from datahub.transfers.endings import Endings
+from datahub.transfers.handing import Handing, declare_servers
 from datahub.transfers.housekeeping import Housekeeping
 from datahub.transfers.movers import Mover
 from datahub.transfers.movers.carriers import Carriers
+from datahub.transfers.movers.fts import Fts
+from datahub.transfers.movers.fts_jobs import Agent as FtsAgent
 from datahub.transfers.movers.gfal import COMMAND as GFAL
 from datahub.transfers.movers.gfal import GfalMover
 from datahub.transfers.movers.local import LocalMover
@@ -169,6 +173,7 @@ class Hub(Service):
         with engine.begin() as connection:
             ledger.declare(connection, STAGE, self._config.transfers.staging_concurrent)
             ledger.declare(connection, MOVE, self._config.transfers.moving_concurrent)
+            declare_servers(connection, _fts_urls(self._config.transfers))
             if self._config.serves("messages") and self._config.messages.url == DATABASE:
                 check_packets(connection, self._config.messages.limit)
 
@@ -240,7 +245,12 @@ class Hub(Service):
         config, section = self._config, self._config.transfers
         source = _make_source(config, disk)
         stager = _make_stager(section, source, floor.reactor)
-        movers = {scheme: self._make_mover(scheme, url, disk, source, floor) for scheme, url in section.movers.items()}
+        agents = self._make_agents(disk, source, floor)
+        movers = {
+            scheme: self._make_mover(scheme, url, disk, source, floor)
+            for scheme, url in section.movers.items()
+            if scheme not in agents
+        }
         limits = Limits(
             section.staging_concurrent,
             section.moving_concurrent,
@@ -248,9 +258,10 @@ class Hub(Service):
             section.retry_for,
             section.weights,
         )
-        pipeline = Pipeline(floor.store, stager, movers, limits, floor.clock, floor.reactor, floor.owner)
+        handing = Handing(floor, agents, Endings(limits, floor.clock)) if agents else None
+        pipeline = Pipeline(floor.store, stager, movers, limits, floor.clock, floor.reactor, floor.owner, handing)
         rules = Rules("transfers" in config.auth.shared, limits.cost, milliseconds(section.keep))
-        verbs = Transfers(floor, feed, movers, reserve.admit, pipeline.moved, rules)
+        verbs = Transfers(floor, feed, {**movers, **agents}, reserve.admit, pipeline.moved, rules)
         return pipeline, verbs
 
     def _make_mover(self, scheme: str, url: str, disk: ReactorPool, source: LocalArchive, floor: Floor) -> Mover:
@@ -261,6 +272,17 @@ class Hub(Service):
         carriers = Carriers(GFAL, credentials.environment(os.environ, options.token), credentials.stamp, reactor)
         self._parts.add(f"mover of {scheme}://", carriers)
         return GfalMover(carriers, disk, source, credentials, floor.clock)
+
+    def _make_agents(self, disk: ReactorPool, source: LocalArchive, floor: Floor) -> dict[str, FtsAgent]:
+        """Who hands over to FTS, by scheme; schemes of one server share its connections."""
+        section, agents, servers = self._config.transfers, {}, dict[str, Fts]()
+        for scheme, url in _fts_urls(section).items():
+            options = section.mover_options[scheme]
+            if url not in servers:
+                servers[url] = _make_fts(url, options, floor)
+                self._parts.add(f"FTS at {url}", servers[url])
+            agents[scheme] = FtsAgent(servers[url], source, disk, options.source)
+        return agents
 
     def _build_messages(self, kept: MessageStore, disk: ReactorPool, reserve: Reserve) -> Messages:
         section = self._config.messages
@@ -378,6 +400,21 @@ def _make_stager(section: TransfersSection, source: LocalArchive, reactor: Any) 
 def _make_local_mover(url: str, disk: ReactorPool, archive: LocalArchive) -> Mover:
     folder, _, mode = url.removeprefix("local:").partition("?mode=")
     return LocalMover(Path(folder), disk, archive, int(mode or "644", 8))
+
+
+def _fts_urls(section: TransfersSection) -> dict[str, str]:
+    """The FTS servers, by the scheme they copy to."""
+    return {scheme: url.removeprefix("fts+") for scheme, url in section.movers.items() if url.startswith("fts+")}
+
+
+def _make_fts(url: str, options: MoverSection, floor: Floor) -> Fts:
+    papers = Papers(options.certificate, options.key, options.proxy, options.ca)
+    policy = partial(ClientPolicy, options.proxy or options.certificate, options.proxy or options.key, options.ca)
+    try:
+        policy()
+    except ValueError as error:
+        raise StartError(f"transfers.mover_options: {error}") from error
+    return Fts(url, papers, policy, floor.clock, floor.reactor)
 
 
 def _make_message_store(url: str, store: Store, reactor: Any) -> MessageStore:

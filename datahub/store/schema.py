@@ -12,7 +12,7 @@ from datahub.errors import StartError
 
 __all__ = ["HEAD", "BigId", "metadata", "migrate", "table"]
 
-HEAD = "0004"
+HEAD = "0030"
 """The newest revision in `datahub.store.migrations`; a test compares the two."""
 
 MIGRATION_LOCK = "datahub.migrations"

@@ -75,6 +75,8 @@ async def outcome(answers: list[Any], usual: Any) -> Any:
 class Mover:
     """Writes down what it is told to do; ``answers`` holds what comes of it, by the verb."""
 
+    fetches = False
+
     def __init__(self) -> None:
         self.answers: dict[str, list[Any]] = {"copy": [], "publish": [], "discard": []}
         self.calls: list[str] = []

@@ -12,7 +12,7 @@ from datahub.archive import Product
 from datahub.errors import PassingFault
 from datahub.files import Checksum
 
-__all__ = ["Checksum", "Delivery", "DeliveryLost", "Mover", "Order", "Progress", "Remote"]
+__all__ = ["Checksum", "Delivery", "DeliveryLost", "Destination", "Mover", "Order", "Progress", "Remote"]
 
 Progress = Callable[[int], None]
 
@@ -68,7 +68,14 @@ class DeliveryLost(PassingFault):
     code = "work.delivery_lost"
 
 
-class Mover(Protocol):
+class Destination(Protocol):
+    """Where something can be moved to, by whomever."""
+
+    def check(self, destination: str) -> None:
+        """Raise `InvalidRequest` (field ``destination_path``) for a URL to which nothing can ever be moved."""
+
+
+class Mover(Destination, Protocol):
     """Copies, then publishes; each may be called again after a crash at any point.
 
     Raises `PassingFault` and `FinalFault` with texts for people, and `CancelledError` only when nothing of the
@@ -77,9 +84,6 @@ class Mover(Protocol):
 
     fetches: bool
     """Whether it takes a `Remote` product; who does not reads all of it on this host."""
-
-    def check(self, destination: str) -> None:
-        """Raise `InvalidRequest` (field ``destination_path``) for a URL to which nothing can ever be moved."""
 
     async def copy(self, order: Order, product: Product, progress: Progress) -> Delivery:
         """Copy the product under a temporary name of the attempt: verified, and safe from a power cut.
