@@ -248,8 +248,6 @@ def _mover_options(scheme: str, given: Given) -> MoverSection:
     options = section(MoverSection)(given)
     if (options.certificate is None) != (options.key is None):
         raise ValueError("has one of certificate and key; they belong together")
-    if options.certificate is not None and options.proxy is not None:
-        raise ValueError("has certificate and proxy; keep one of them")
     return options
 
 

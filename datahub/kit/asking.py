@@ -81,14 +81,15 @@ class Opening(Protocol):
 
 
 def words(answer: bytes) -> str:
-    """What an answer says to people, in one line: the status of the prototype's JSON, else its text."""
+    """What an answer says to people, in one line: message or status of a JSON object, else its text."""
     text = answer.decode("utf-8", "replace")
     try:
         document = msgspec.json.decode(answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         document = None
-    if isinstance(document, dict) and isinstance(document.get("status"), str):
-        text = document["status"]
+    said = [document[key] for key in ("message", "status") if key in document] if isinstance(document, dict) else []
+    if said and isinstance(said[0], str):
+        text = said[0]
     elif text.lstrip().startswith("<"):
         text = TAGS.sub(" ", text)
     line = " ".join("".join(each if each.isprintable() else " " for each in text).split())

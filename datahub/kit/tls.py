@@ -26,7 +26,8 @@ __all__ = ["ClientPolicy"]
 class ClientPolicy:
     """Trusts the authorities in ``ca`` (a file, or a folder of files), or the machine's own.
 
-    It shows ``certificate``, if there is one, to who asks. All files are PEM, the certificate with its chain. Raises `ValueError` naming the file that is wrong.
+    It shows ``certificate``, if there is one, to who asks. All files are PEM, the certificate with its chain.
+    Raises `ValueError` naming the file that is wrong.
     """
 
     def __init__(self, certificate: Path | None = None, key: Path | None = None, ca: Path | None = None) -> None:

@@ -34,6 +34,7 @@ __all__ = ["FOLLOW", "Handing", "declare_servers"]
 log = Logger()
 
 FOLLOW = "transfers.follow"
+CANCELED = "CANCELED"  # as FTS writes it
 
 SECOND = 1000
 SOONEST, LATEST = 2 * SECOND, 60 * SECOND
@@ -150,13 +151,15 @@ class Handing:
         if transfer.fts_attempt is None or transfer.fts_jobid is None:
             return cancelled
         now = self._floor.clock.now()
+        flight = await self._store.read("find a flight", partial(flights.find, transfer=transfer.id))
         try:
             await agent.server.cancel(transfer.fts_jobid)
         except Unknown:
-            flight = await self._store.read("find a flight", partial(flights.find, transfer=transfer.id))
             # It may be on its way still.
             return Retry(SWEEP) if flight and now - flight.since < SENDING else cancelled
-        look = Look(transfer.id, transfer.fts_jobid, "cancelling", now, now + SECOND)
+        # When it began to be cancelled stays: what never stops is not waited for for ever.
+        since = flight.changed if flight and flight.state == CANCELED else now
+        look = Look(transfer.id, transfer.fts_jobid, CANCELED, since, now + SECOND)
         return Park(now + STOPPING, partial(flights.put_off, looks=[look]))
 
     def _outcome(self, item: Item, transfer: Transfer, agent: Agent, job: Job, flight: Flight | None) -> Outcome | None:
@@ -254,12 +257,15 @@ class Handing:
         now = self._floor.clock.now()
         again = Look(flight.transfer, flight.job, flight.state, flight.changed, now + LATEST)
         if job is None or not job.known:
+            if _is_over(tables.find(connection, flight.transfer)):
+                flights.land(connection, flight.transfer)
+                return
             ledger.wake(connection, MOVE, [flight.transfer])
             flights.put_off(connection, [again])
             return
         item = ledger.resume(connection, MOVE, flight.transfer, self._floor.owner)
         transfer = tables.find(connection, flight.transfer, lock=True)
-        if transfer is None or transfer.status.final:
+        if transfer is None or _is_over(transfer):
             flights.land(connection, flight.transfer)
             return
         if item is None or transfer.fts_jobid != flight.job:
@@ -270,6 +276,10 @@ class Handing:
         item = replace(item, record=transfer)
         outcome = self._outcome(item, transfer, agent, job, flight)
         write(self._floor, item, outcome, connection)
+
+
+def _is_over(transfer: Transfer | None) -> bool:
+    return transfer is None or transfer.status.final
 
 
 def declare_servers(connection: Connection, urls: Mapping[str, str]) -> None:

@@ -36,7 +36,10 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Papers:
-    """The files by which the hub identifies itself at grid servers; None: as the daemon's environment says."""
+    """The files by which the hub identifies itself at grid servers; None: as the daemon's environment says.
+
+    A proxy goes before certificate and key.
+    """
 
     certificate: Path | None = None
     key: Path | None = None
@@ -54,8 +57,8 @@ class Papers:
     def environment(self, given: Mapping[str, str], token: str | None) -> dict[str, str]:
         """The variables in which grid programs look for them, and the others of ``given``."""
         said = {
-            "X509_USER_CERT": self.certificate or self.proxy,
-            "X509_USER_KEY": self.key or self.proxy,
+            "X509_USER_CERT": self.proxy or self.certificate,
+            "X509_USER_KEY": self.proxy or self.key,
             "X509_USER_PROXY": self.proxy,
             "X509_CERT_DIR": self.ca,
         }
