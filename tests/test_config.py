@@ -217,8 +217,10 @@ def test_section_of_a_later_version(folder: Folder, name: str) -> None:
             'transfers.movers.gsiftp: is "fts+https://a@fts"',
         ),
         (
-            '[transfers.movers]\ngsiftp = "fts+https://fts:8446"\n'
-            '[transfers.mover_options.gsiftp]\nsource = "gsiftp://hub"',
+            (
+                '[transfers.movers]\ngsiftp = "fts+https://fts:8446"\n'
+                '[transfers.mover_options.gsiftp]\nsource = "gsiftp://hub"'
+            ),
             "transfers.mover_options.gsiftp: must have certificate and key, or proxy",
         ),
         ("[transfers.mover_options.gsiftp]", "transfers.mover_options.gsiftp: has no mover"),

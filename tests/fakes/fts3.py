@@ -297,6 +297,11 @@ class FakeFts:
             return self._error(request, 404, "No job with that id")
         return self._json(request, self.jobs[number]["files"])
 
+    @app.route("/jobs/<number>/dm", methods=["GET"])
+    def deletions(self, request: Any, number: str) -> bytes:
+        """Tell of what older versions could do, too."""
+        return self._json(request, [])
+
     @app.route("/archive/<number>", methods=["GET"])
     async def archived(self, request: Any, number: str) -> bytes:
         """Tell of a job that was purged."""
