@@ -15,7 +15,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid4, uuid5
+from zlib import adler32
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -94,8 +96,7 @@ class FakeFts:
         elif state == "FINISHED":
             self.copied.setdefault(target, []).append(job["job_id"])
             size = file["user_filesize"] or 1000
-            # Whoever does not say the checksum gets the one that the source has: that of no bytes.
-            value = file["checksum"].partition(":")[2] or "00000001"
+            value = file["checksum"].partition(":")[2] or _adler(file["source_surl"])
             self.there[target] = (size, value)
             file.update(filesize=size, checksum=f"ADLER32:{value}")
         file.update(file_state=state, reason=reason or None, finish_time=self._time())
@@ -365,6 +366,12 @@ class FakeFts:
                 self.finish(number)
                 self.purge(number, backup=False)
         return self._json(request, {"copied": self.copied, "submissions": self.submissions, "jobs": self.jobs})
+
+
+def _adler(url: str) -> str:
+    """The checksum of a source: if its path is one of this host, that of the file, else that of no bytes."""
+    path = Path(unquote(urlsplit(url).path))
+    return f"{adler32(path.read_bytes() if path.is_file() else b''):08x}"
 
 
 def _is_proxy(certificate: x509.Certificate) -> bool:

@@ -31,7 +31,7 @@ __all__ = ["COMMAND", "GfalMover"]
 COMMAND = ["/usr/bin/python3", "-I", gfal_child.__file__]
 """The distribution's own Python: the bindings of gfal2 are a package of the distribution."""
 
-_MISSING = "install the Debian packages python3-gfal2, gfal2-plugin-gridftp, gfal2-plugin-http and gfal2-plugin-xrootd"
+_MISSING = "install the Debian packages python3-gfal2 and gfal2-plugin-file, -gridftp, -http and -xrootd"
 # Nothing that a server can say of these will be another thing tomorrow, unless somebody does something about it.
 _NEVER = {
     errno.EACCES: "may not be accessed with the hub's credentials",
