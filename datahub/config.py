@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import socket
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -36,6 +36,7 @@ from datahub.kit.settings import (
     words,
 )
 from datahub.values import (
+    GRID_SCHEMES,
     LEVELS,
     NODE,
     PIPELINES,
@@ -59,9 +60,11 @@ from datahub.values import (
     read_mover,
     read_queue,
     read_secret,
+    read_source,
     read_staged,
     read_stager,
     read_state,
+    read_trust,
     read_web_address,
     read_weight,
 )
@@ -81,6 +84,7 @@ __all__ = [
     "ListenSection",
     "LogSection",
     "MessagesSection",
+    "MoverSection",
     "QueueSection",
     "SandboxSection",
     "StagerSection",
@@ -235,6 +239,27 @@ def _stager_options(given: Given) -> StagerSection:
 
 
 @dataclass(frozen=True, slots=True)
+class MoverSection:
+    """Who the hub is to the servers of a scheme, whom it trusts, and how they reach what is staged here."""
+
+    certificate: Path | None = key(optional(file), None)
+    ca: Path | None = key(optional(read_trust), None)
+    proxy: Path | None = key(optional(file), None)
+    token: str | None = key(optional(read_secret), None)
+    source: str | None = key(optional(read_source), None)
+    key: Path | None = key(optional(file), None)
+
+
+def _mover_options(scheme: str, given: Given) -> MoverSection:
+    if scheme not in GRID_SCHEMES:
+        raise ValueError(f"has no options; those have {', '.join(GRID_SCHEMES)}")
+    options = section(MoverSection)(given)
+    if (options.certificate is None) != (options.key is None):
+        raise ValueError("has one of certificate and key; they belong together")
+    return options
+
+
+@dataclass(frozen=True, slots=True)
 class TransfersSection:
     """Deliveries: from where, to where, how many at once; ``movers`` maps a destination's scheme to its mover."""
 
@@ -250,6 +275,7 @@ class TransfersSection:
     moving_concurrent: int = key(integer(1, 10_000), 4)
     retry_for: float = key(duration("0 s", "999 d"), "3 d")
     movers: Mapping[str, str] = key(mapping(read_mover), {})
+    mover_options: Mapping[str, MoverSection] = key(mapping(_mover_options), {})
     keep: float = key(duration("1 min", "9999 d"), "400 d")
     weights: Mapping[str, float] = key(mapping(read_weight), {})
 
@@ -356,7 +382,7 @@ class Config:
     transfers: TransfersSection = key(
         section(
             TransfersSection,
-            later="moving_by prepare mover_options",
+            later="moving_by prepare",
         ),
         {},
     )
@@ -386,7 +412,7 @@ class Config:
         ]
         if self.serves("transfers") and not self.transfers.movers:
             found.append('transfers.movers: is empty: nothing can be delivered; write file = "local:/srv/deliveries"')
-        if self.transfers.calls_back and self.transfers.staged is None:
+        if self.transfers.calls_back and self.transfers.staged is None and set(self.transfers.movers) <= {"file"}:
             found.append(
                 "transfers.staged: is empty: what the stager stages can't be read here, and so not be delivered"
             )
@@ -410,6 +436,8 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     if given.problems:
         raise ConfigError(path, given.problems)
     config = replace(found[0], folder=path.parent)
+    if problems := list(_grid_problems(config.transfers)):
+        raise ConfigError(path, problems)
     return _placed(_reachable(path, config))
 
 
@@ -426,6 +454,27 @@ def _lacks_archive(document: Mapping[str, Any]) -> bool:
     named = [table("hub").get("workers", PIPELINES), *(each.get("services", SERVICES) for each in offers)]
     found = [each for each in named if isinstance(each, list | tuple | str)]
     return any(name in each for each in found for name in ("transfers", "carts"))
+
+
+def _grid_problems(transfers: TransfersSection) -> Iterator[str]:
+    """Say what is missing, or contradicts itself, between movers and their options."""
+    servers: dict[str, tuple[str, MoverSection]] = {}
+    for scheme in transfers.mover_options:
+        if scheme not in transfers.movers:
+            yield f"transfers.mover_options.{scheme}: has no mover; write one into [transfers.movers], or take it out"
+    for scheme, mover in transfers.movers.items():
+        options, place = transfers.mover_options.get(scheme, MoverSection()), f"transfers.mover_options.{scheme}"
+        if mover == "gfal:" and options.ca is not None and not options.ca.is_dir():
+            yield f"{place}.ca: must be a folder for gfal:, like /etc/grid-security/certificates"
+        if not mover.startswith("fts+"):
+            continue
+        if options.certificate is None and options.proxy is None:
+            yield f"{place}: must have certificate and key, or proxy: FTS knows the hub by them"
+        if options.source is None and not transfers.calls_back:
+            yield f"{place}.source: is missing: how FTS reaches the files of this host, like gsiftp://hub.example.org"
+        first, known = servers.setdefault(mover, (scheme, options))
+        if replace(known, source=None) != replace(options, source=None):
+            yield f"{place}: is unlike that of {first}, but both are moved by {mover}, which knows the hub only once"
 
 
 def _document(path: Path) -> dict[str, Any]:

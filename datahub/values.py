@@ -17,6 +17,7 @@ from datahub.kit.endpoints import parse_endpoint
 from datahub.kit.settings import Given, choice, mapping, text
 
 __all__ = [
+    "GRID_SCHEMES",
     "LEVELS",
     "NODE",
     "PIPELINES",
@@ -40,9 +41,11 @@ __all__ = [
     "read_mover",
     "read_queue",
     "read_secret",
+    "read_source",
     "read_staged",
     "read_stager",
     "read_state",
+    "read_trust",
     "read_web_address",
     "read_weight",
 ]
@@ -51,6 +54,8 @@ SERVICES: Final = ("transfers", "carts", "jobs", "sandbox", "messages")
 PIPELINES: Final = ("transfers", "carts", "jobs")
 """The services whose work goes on after the answer, and whose records belong to their submitters."""
 
+GRID_SCHEMES: Final = ("gsiftp", "davs", "https", "root")
+"""The schemes of destinations on other hosts."""
 _VERBS: Final = ("read", "write", "admin")
 _SPECIAL: Final = ("transfers:stage",)
 LEVELS: Final = ("debug", "info", "warn", "error", "critical")
@@ -232,13 +237,46 @@ def read_staged(given: Given) -> Path:
 
 def read_mover(scheme: str, given: Given) -> str:
     """Read who moves to destinations of ``scheme``."""
+    if scheme in GRID_SCHEMES:
+        return _grid_mover(given)
     wanted = 'local: and an absolute folder, such as "local:/srv/deliveries"'
     mover = given.string(wanted)
     if scheme != "file":
-        raise ValueError(f'moving to {scheme}:// {_NOT_YET}, only file = "local:/srv/deliveries"')
+        known = ", ".join(("file", *GRID_SCHEMES))
+        raise ValueError(f"is a scheme to which nothing is moved in this version, which knows {known}")
     if mover.startswith(("fts+", "gfal:", "webdav:")):
-        raise ValueError(f'the mover "{mover.partition(":")[0]}:" {_NOT_YET}; it must be {wanted}')
+        raise ValueError(f'the mover "{mover.partition(":")[0]}:" does not move to this host; it must be {wanted}')
     return text(r"local:/[^?]*(\?mode=0?[0-7]{3})?", wanted)(given)
+
+
+def _grid_mover(given: Given) -> str:
+    wanted = '"gfal:", or an FTS server, like "fts+https://fts.example.org:8446"'
+    mover = given.string(wanted)
+    if mover.startswith("webdav:"):
+        raise ValueError(f'the mover "webdav:" {_NOT_YET}; it must be {wanted}')
+    if mover == "gfal:":
+        return mover
+    parts = _url(given, wanted)
+    if parts.scheme != "fts+https" or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
+        raise given.wrong(wanted)
+    return mover.rstrip("/")
+
+
+def read_source(given: Given) -> str:
+    """Read how other hosts reach the files of this one: a URL that is put before their paths."""
+    wanted = "a URL that is put before a path of this host, like gsiftp://hub.example.org"
+    parts = _url(given, wanted)
+    if parts.scheme not in GRID_SCHEMES or not parts.hostname or "@" in parts.netloc or parts.query or parts.fragment:
+        raise given.wrong(wanted)
+    return str(given.value).rstrip("/")
+
+
+def read_trust(given: Given) -> Path:
+    """Read the path of a file of certificates, or of a folder as grid programs have it."""
+    path = given.folder / given.string("the path of a file or folder")
+    if not path.exists():
+        raise ValueError(f"there is no file or folder {path}; paths are relative to {given.folder}")
+    return path
 
 
 def read_weight(_: str, given: Given) -> float:

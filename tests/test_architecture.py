@@ -43,6 +43,7 @@ IMPLEMENTATIONS = {
     "datahub.archive.local",
     "datahub.archive.pacifica",
     "datahub.transfers.movers.local",
+    "datahub.transfers.movers.gfal",
     "datahub.transfers.stagers.archive",
     "datahub.transfers.stagers.callback",
 }

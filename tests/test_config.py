@@ -121,9 +121,9 @@ def test_all_errors_are_told_at_once(folder: Folder) -> None:
     retry = "3 d"
     [transfers.movers]
     file = "local:srv"
-    gsiftp = "fts+https://fts.example.org:8446"
-    [carts]
-    space = "1 GB"
+    gsiftp = "webdav"
+    [notify]
+    secret = "x"
     """
     assert folder.problems(text, needed="") == (
         (
@@ -152,7 +152,10 @@ def test_all_errors_are_told_at_once(folder: Folder) -> None:
             'transfers.movers.file: is "local:srv"; it must be local: and an absolute folder, such as'
             ' "local:/srv/deliveries"'
         ),
-        'transfers.movers.gsiftp: moving to gsiftp:// is not in this version, only file = "local:/srv/deliveries"',
+        (
+            'transfers.movers.gsiftp: is "webdav"; it must be "gfal:", or an FTS server, like '
+            '"fts+https://fts.example.org:8446"'
+        ),
     )
 
 
@@ -167,7 +170,7 @@ LATER = {
     "hub": "address",
     "listen.tls": "client_ca require_client crl",
     "auth": "certificates jwt",
-    "transfers": "moving_by prepare mover_options",
+    "transfers": "moving_by prepare",
 }
 
 
@@ -208,7 +211,30 @@ def test_section_of_a_later_version(folder: Folder, name: str) -> None:
             '[transfers.movers]\nfile = "local:/d?mode=9"',
             'transfers.movers.file: is "local:/d?mode=9"; it must be local:',
         ),
-        ('[transfers.movers]\nfile = "gfal:"', 'transfers.movers.file: the mover "gfal:" is not in this version'),
+        ('[transfers.movers]\nfile = "gfal:"', 'transfers.movers.file: the mover "gfal:" does not move to this host'),
+        ('[transfers.movers]\nftp = "gfal:"', "transfers.movers.ftp: is a scheme to which nothing is moved"),
+        ('[transfers.movers]\ndavs = "webdav:"', 'transfers.movers.davs: the mover "webdav:" is not in this version'),
+        (
+            '[transfers.movers]\ngsiftp = "fts+https://a@fts"',
+            'transfers.movers.gsiftp: is "fts+https://a@fts"',
+        ),
+        (
+            (
+                '[transfers.movers]\ngsiftp = "fts+https://fts:8446"\n'
+                '[transfers.mover_options.gsiftp]\nsource = "gsiftp://hub"'
+            ),
+            "transfers.mover_options.gsiftp: must have certificate and key, or proxy",
+        ),
+        ("[transfers.mover_options.gsiftp]", "transfers.mover_options.gsiftp: has no mover"),
+        ("[transfers.mover_options.file]", "transfers.mover_options.file: has no options"),
+        (
+            '[transfers.movers]\ngsiftp = "gfal:"\n[transfers.mover_options.gsiftp]\nsource = "file:///d"',
+            'transfers.mover_options.gsiftp.source: is "file:///d"; it must be a URL that is put before',
+        ),
+        (
+            '[transfers.movers]\ngsiftp = "gfal:"\n[transfers.mover_options.gsiftp]\nca = "none"',
+            "transfers.mover_options.gsiftp.ca: there is no file or folder",
+        ),
         ('[queue]\nurl = "redis://hunter2@q"', 'queue.url: starts with "redis:"; it must be embedded: or amqp://'),
         ('[queue]\nurl = "amqp:///hunter2"', "queue.url: names no host"),
         ('[messages]\nurl = "memcache://hunter2@m"', 'messages.url: starts with "memcache:"; it must be database: or'),

@@ -36,6 +36,9 @@ def keys_in(document: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         path = f"{prefix}{name}"
         if path in {"transfers.movers", "transfers.weights", "log.levels"}:
             yield path, value
+        elif path == "transfers.mover_options":
+            for each in value.values():
+                yield from keys_in(each, f"{path}.")
         elif isinstance(value, dict):
             yield from keys_in(value, "auth.tokens.*." if prefix == "auth.tokens." else f"{path}.")
         elif name == "listen":
@@ -59,6 +62,8 @@ def test_sample_has_every_key_at_its_default(tmp_path: Path) -> None:
     (tmp_path / "hub.pem").touch()
     (tmp_path / "hub.key").touch()
     (tmp_path / "ca.pem").touch()
+    (tmp_path / "proxy.pem").touch()
+    (tmp_path / "certificates").mkdir()
     shown = re.sub(r"^# ((?:\[.+\]|\w+ = .+))$", r"\1", text, flags=re.MULTILINE)
     (tmp_path / "all.toml").write_text(shown, "utf-8")
     everything = load(tmp_path / "all.toml", {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,23 @@ from datahub.archive import Archive
 from datahub.archive.local import LocalArchive
 from datahub.archive.pacifica import NoProducts
 from datahub.assembly import PACIFICA, Capability, Chore, House, milliseconds
-from datahub.config import Config, TransfersSection
+from datahub.config import Config, MoverSection, TransfersSection
 from datahub.errors import StartError
+from datahub.kit.services import Part
 from datahub.kit.threads import ReactorPool
 from datahub.kit.tls import ClientPolicy
 from datahub.transfers.elsewhere import SharedProgress
+from datahub.transfers.endings import Endings
+from datahub.transfers.handing import Handing, declare_servers
 from datahub.transfers.housekeeping import Housekeeping
 from datahub.transfers.movers import Mover
+from datahub.transfers.movers.carriers import Carriers
+from datahub.transfers.movers.fts import Fts
+from datahub.transfers.movers.fts_jobs import Agent
+from datahub.transfers.movers.gfal import COMMAND as GFAL
+from datahub.transfers.movers.gfal import GfalMover
 from datahub.transfers.movers.local import LocalMover
+from datahub.transfers.movers.proxies import Papers
 from datahub.transfers.orphans import Orphans
 from datahub.transfers.pipeline import MOVE, STAGE, Limits, Pipeline
 from datahub.transfers.reports import Reports
@@ -44,6 +54,7 @@ def declare(connection: Connection, config: Config) -> None:
     """Write down how much may go on at once in the whole cluster."""
     ledger.declare(connection, STAGE, config.transfers.staging_concurrent)
     ledger.declare(connection, MOVE, config.transfers.moving_concurrent)
+    declare_servers(connection, _fts_urls(config.transfers))
 
 
 def build(house: House) -> Capability:
@@ -51,7 +62,13 @@ def build(house: House) -> Capability:
     config, section, floor = house.config, house.config.transfers, house.floor
     source = _make_source(config, house.disk)
     stager = _make_stager(section, source, house.reactor)
-    movers = {scheme: _make_mover(url, house.disk, source) for scheme, url in section.movers.items()}
+    parts: dict[str, Part] = {}
+    agents = _make_agents(house, source, parts)
+    movers = {
+        scheme: _make_mover(house, scheme, url, source, parts)
+        for scheme, url in section.movers.items()
+        if scheme not in agents
+    }
     limits = Limits(
         section.staging_concurrent,
         section.moving_concurrent,
@@ -59,16 +76,18 @@ def build(house: House) -> Capability:
         section.retry_for,
         section.weights,
     )
-    pipeline = Pipeline(house.store, stager, movers, limits, house.clock, house.reactor, floor.owner)
+    handing = Handing(floor, agents, Endings(limits, house.clock)) if agents else None
+    pipeline = Pipeline(house.store, stager, movers, limits, house.clock, house.reactor, floor.owner, handing)
     keep = milliseconds(section.keep)
     rules = Rules("transfers" in config.auth.shared, limits.cost, keep)
     progress = SharedProgress(pipeline.moved, floor.owner, house.reactor)
     floor.queue.hear("progress", progress.hear)
-    verbs = Transfers(floor, house.feed, movers, house.reserve.admit, progress.all, rules)
+    verbs = Transfers(floor, house.feed, {**movers, **agents}, house.reserve.admit, progress.all, rules)
     tidy = Housekeeping(house.store, house.clock, keep)
     return Capability(
         app=TransferRoutes(verbs, Reports(floor, pipeline.cost)).app,
         steps=pipeline.steps(),
+        parts=parts,
         chores=[
             Chore("progress", PROGRESS_EVERY, partial(progress.tell, floor.queue.signal)),
             Chore("deadlines", DEADLINES_EVERY, tidy.end_overdue),
@@ -102,6 +121,39 @@ def _make_stager(section: TransfersSection, source: Archive, reactor: Any) -> St
     return CallbackStager(address, make_client(reactor, policy, patience), shelf, reactor, patience)
 
 
-def _make_mover(url: str, disk: ReactorPool, source: Archive) -> Mover:
-    folder, _, mode = url.removeprefix("local:").partition("?mode=")
-    return LocalMover(Path(folder), disk, source, int(mode or "644", 8))
+def _make_mover(house: House, scheme: str, url: str, source: Archive, parts: dict[str, Part]) -> Mover:
+    """Who moves to ``scheme``; what is to be started for it goes into ``parts``."""
+    if url.startswith("local:"):
+        folder, _, mode = url.removeprefix("local:").partition("?mode=")
+        return LocalMover(Path(folder), house.disk, source, int(mode or "644", 8))
+    options = house.config.transfers.mover_options.get(scheme) or MoverSection()
+    papers = Papers(options.certificate, options.key, options.proxy, options.ca)
+    carriers = Carriers(GFAL, papers.environment(os.environ, options.token), papers.stamp, house.reactor)
+    parts[f"mover of {scheme}://"] = carriers
+    return GfalMover(carriers, house.disk, source, papers, house.clock)
+
+
+def _make_agents(house: House, source: Archive, parts: dict[str, Part]) -> dict[str, Agent]:
+    """Who hands over to FTS, by scheme; schemes of one server share its connections."""
+    section, agents, servers = house.config.transfers, dict[str, Agent](), dict[str, Fts]()
+    for scheme, url in _fts_urls(section).items():
+        options = section.mover_options[scheme]
+        if url not in servers:
+            servers[url] = parts[f"FTS at {url}"] = _make_fts(url, options, house)
+        agents[scheme] = Agent(servers[url], source, house.disk, options.source)
+    return agents
+
+
+def _fts_urls(section: TransfersSection) -> dict[str, str]:
+    """The FTS servers, by the scheme they copy to."""
+    return {scheme: url.removeprefix("fts+") for scheme, url in section.movers.items() if url.startswith("fts+")}
+
+
+def _make_fts(url: str, options: MoverSection, house: House) -> Fts:
+    papers = Papers(options.certificate, options.key, options.proxy, options.ca)
+    policy = partial(ClientPolicy, options.proxy or options.certificate, options.proxy or options.key, options.ca)
+    try:
+        policy()
+    except ValueError as error:
+        raise StartError(f"transfers.mover_options: {error}") from error
+    return Fts(url, papers, policy, house.clock, house.reactor)

@@ -24,9 +24,10 @@ __all__ = ["ClientPolicy"]
 
 @implementer(IPolicyForHTTPS)
 class ClientPolicy:
-    """Trusts the authorities in ``ca``, or the machine's own; shows ``certificate``, if there is one, to who asks.
+    """Trusts the authorities in ``ca`` (a file, or a folder of files), or the machine's own.
 
-    All files are PEM, the certificate with its chain. Raises `ValueError` naming the file that is wrong.
+    It shows ``certificate``, if there is one, to who asks. All files are PEM, the certificate with its chain.
+    Raises `ValueError` naming the file that is wrong.
     """
 
     def __init__(self, certificate: Path | None = None, key: Path | None = None, ca: Path | None = None) -> None:
@@ -41,7 +42,12 @@ class ClientPolicy:
 
 
 def _authorities(path: Path) -> Any:
-    found = _loaded(path, x509.load_pem_x509_certificates, "certificates")
+    if path.is_dir():
+        # As grid programs have them: each in a file of its own, some of them two times.
+        files = sorted({*path.glob("*.0"), *path.glob("*.pem")})
+        found = [each for file in files for each in _loaded(file, x509.load_pem_x509_certificates, "certificates")]
+    else:
+        found = _loaded(path, x509.load_pem_x509_certificates, "certificates")
     return trustRootFromCertificates([Certificate(X509.from_cryptography(each)) for each in found])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -87,6 +87,9 @@ class Transfer:
     size: int | None
     checksums: dict[str, str] | None
     delivery: Delivery | None
+    fts_attempt: str | None
+    fts_jobid: str | None
+    fts_details: dict[str, Any] | None
     attempts: int
     failing_since: int | None
     time_submitted: int

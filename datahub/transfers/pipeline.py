@@ -3,64 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from random import uniform
 from typing import Any
 from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 from twisted.internet.interfaces import IReactorTime
-from twisted.logger import Logger
 
 from datahub.archive import Product
-from datahub.errors import FinalFault, NoSpace, PassingFault, Unavailable
+from datahub.errors import FinalFault, PassingFault
 from datahub.kit.aio import within
-from datahub.kit.clock import HubClock, rfc3339
+from datahub.kit.clock import HubClock
 from datahub.kit.sizes import count, format_duration
 from datahub.store import Store
 from datahub.transfers import tables
-from datahub.transfers.attempts import ENDED, Attempts
+from datahub.transfers.attempts import Attempts
+from datahub.transfers.endings import MOVE, STAGE, CallBackLate, Endings, Limits, too_late
 from datahub.transfers.filing import Filing
+from datahub.transfers.handing import Handing
 from datahub.transfers.model import Status, Transfer, parse_checksum, printable
-from datahub.transfers.movers import Delivery, DeliveryLost, Mover, Order
+from datahub.transfers.movers import Delivery, Mover, Order
 from datahub.transfers.stagers import Errand, Found, Stager
-from datahub.work import Done, Fail, Item, Next, Outcome, Park, Record, Retry, ledger
+from datahub.work import Done, Item, Next, Outcome, Park, Record, ledger
 from datahub.work.lane import Step
 from datahub.work.sweeper import DEADLINE
 
 __all__ = ["LANES", "MOVE", "STAGE", "Limits", "Pipeline", "too_late"]
 
-log = Logger()
-
-STAGE = "transfers.stage"
-MOVE = "transfers.move"
 LANES = (STAGE, MOVE)
-
-FIRST_PAUSE = 1_000
-LONGEST_PAUSE = 15 * 60_000
-PASSING = (PassingFault, TimeoutError, NoSpace, Unavailable)
-"""What may be well in a while; the last two are of the database."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much at once, and how long; times in seconds."""
-
-    staging: int
-    moving: int
-    staging_timeout: float
-    retry_for: float
-    weights: Mapping[str, float] = field(default_factory=dict)
-
-    def cost(self, transfer: Transfer) -> int:
-        """What a turn costs: less for a submitter of more weight and for a higher priority."""
-        share = self.weights.get(transfer.submitter, 1.0) * transfer.priority / 3
-        return max(1, round(ledger.COST / share))
-
-
-class CallBackLate(PassingFault):
-    """A stager took the request, and has not reported in time."""
 
 
 class Pipeline:
@@ -75,12 +45,16 @@ class Pipeline:
         clock: HubClock,
         reactor: IReactorTime,
         owner: str,
+        handing: Handing | None = None,
     ) -> None:
         self._store = store
         self._stager = stager
         self._attempts = Attempts(store, clock, owner)
         self._movers = movers
         self._limits = limits
+        self._handing = handing
+        self._endings = Endings(limits, clock)
+        self.fault = self._endings.fault
         self._clock = clock
         self._reactor = reactor
         self._owner = owner
@@ -90,9 +64,11 @@ class Pipeline:
 
     def steps(self) -> list[Step]:
         """The lanes, in the order a transfer goes through them."""
+        follow = [self._handing.step()] if self._handing else []
         return [
             Step(STAGE, self._limits.staging, self._begin(tables.begin_staging), self.stage, self.fault),
             Step(MOVE, self._limits.moving, self._begin(tables.begin_moving), self.move, self.fault),
+            *follow,
         ]
 
     def _begin(self, move_on: Any) -> Any:
@@ -107,7 +83,7 @@ class Pipeline:
         transfer: Transfer = item.record
         timeout = self._limits.staging_timeout
         if transfer.status is Status.CANCELLING:
-            return Done(self._cancelled(transfer))
+            return Done(self._endings.cancelled(transfer))
         if item.note == DEADLINE:
             await self._attempts.give_up(item)
             raise CallBackLate(f"the stager has not called back within {format_duration(timeout)}")
@@ -121,6 +97,9 @@ class Pipeline:
     async def move(self, item: Item) -> Outcome:
         """Copy, commit what the copy is, give it its final name: a crash between any two is recognised."""
         transfer: Transfer = item.record
+        agent = self._handing.agent_of(transfer) if self._handing else None
+        if self._handing is not None and agent is not None:
+            return await self._handing.move(item, transfer, agent, self._product)
         mover = self._mover_of(transfer)
         if transfer.status is Status.CANCELLING:
             return await self._undo(item, transfer, mover)
@@ -137,9 +116,9 @@ class Pipeline:
         order = self._order(item, transfer)
         if transfer.delivery is not None and await mover.is_published(order, transfer.delivery):
             await mover.publish(order, transfer.delivery)
-            return Done(self._delivered(item, transfer, transfer.delivery))
+            return Done(self._endings.delivered(item, transfer, transfer.delivery))
         await mover.discard(order)
-        return Done(self._cancelled(transfer))
+        return Done(self._endings.cancelled(transfer))
 
     def _mover_of(self, transfer: Transfer) -> Mover:
         scheme = urlsplit(transfer.destination_path).scheme
@@ -154,10 +133,10 @@ class Pipeline:
         if delivery is None:
             if item.attempt > 1:
                 await mover.discard(order)
-            product = await self._stager.locate(transfer)
+            product = await self._product(transfer, remote=mover.fetches)
             delivery = await self._copy(item, order, mover, product)
         await mover.publish(order, delivery)
-        return Done(self._delivered(item, transfer, delivery))
+        return Done(self._endings.delivered(item, transfer, delivery))
 
     async def _copy(self, item: Item, order: Order, mover: Mover, product: Product) -> Delivery:
         filing = Filing(self._store, item, self._owner)
@@ -171,30 +150,10 @@ class Pipeline:
         await self._store.run("keep what is to be published", partial(self._keep, item, delivery, put))
         return delivery
 
-    def fault(self, item: Item, error: Exception) -> Outcome:
-        """Try again what may pass, until it has failed for ``retry_for``; end what will not, and say why."""
-        transfer: Transfer = item.record
-        if isinstance(error, FinalFault):
-            return Fail(self._failed(item, transfer, str(error)))
-        if not isinstance(error, PASSING):
-            log.failure("{lane} of transfer {id} met an internal fault", lane=item.lane, id=transfer.id)
-        reason = str(error) if isinstance(error, PASSING) else f"internal fault ({type(error).__name__}), see the log"
-        late = isinstance(error, CallBackLate)
-        since = (transfer.late_since if late else None) or transfer.failing_since or self._clock.wall()
-        if self._clock.wall() - since > self._limits.retry_for * 1000:
-            told = f"given up after {item.attempt} tries since {rfc3339(since)}: {reason}"
-            return Fail(self._failed(item, transfer, told))
-        pause = int(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(item.attempt - 1, 20)) * uniform(0.8, 1.2))
-        log.info(
-            "transfer {id} is tried again in {pause}: {reason}",
-            id=transfer.id,
-            pause=format_duration(pause / 1000),
-            reason=reason,
-        )
-        more: dict[str, Any] = {"delivery": None} if isinstance(error, DeliveryLost) else {}
-        if late:
-            more["late_since"] = since
-        return Retry(pause, self._put_off(item, transfer, reason, since, **more))
+    async def _product(self, transfer: Transfer, *, remote: bool = True) -> Product:
+        """What is to be moved: where it is, if the mover can take it from there."""
+        found = self._stager.remote(transfer) if remote else None
+        return found or await self._stager.locate(transfer)
 
     def _order(self, item: Item, transfer: Transfer) -> Order:
         return Order(
@@ -213,10 +172,10 @@ class Pipeline:
         # It has answered, so it is not away any more; `late_since` stays, so that a stager that only ever promises is
         # given up in the end.
         told = f"the stager has taken the request: {said}" if said else "the stager has taken the request"
-        return self._change(transfer, stager_status=told, detailed_status=None, failing_since=None)
+        return self._endings.change(transfer, stager_status=told, detailed_status=None, failing_since=None)
 
     def _staged(self, transfer: Transfer, product: Product) -> Record:
-        return self._change(
+        return self._endings.change(
             transfer,
             what="staged",
             time_staging_finished=self._clock.wall(),
@@ -228,52 +187,3 @@ class Pipeline:
             failing_since=None,
             late_since=None,
         )
-
-    def _delivered(self, item: Item, transfer: Transfer, delivery: Delivery) -> Record:
-        log.info("transfer {id} is delivered: {final}", id=transfer.id, final=delivery.final)
-        return self._change(
-            transfer,
-            status=Status.SUCCESS,
-            time_success=self._clock.wall(),
-            detailed_status=f"delivered and verified: {delivery.final}",
-            files=delivery.files,
-            size=delivery.size,
-            checksums=delivery.checksums,
-            attempts=item.attempt,
-            failing_since=None,
-        )
-
-    def _failed(self, item: Item, transfer: Transfer, reason: str) -> Record:
-        log.warn("transfer {id} ends with an error: {reason}", id=transfer.id, reason=reason)
-        return self._change(
-            transfer,
-            status=Status.ERROR,
-            time_error=self._clock.wall(),
-            detailed_status=reason,
-            attempts=item.attempt,
-            delivery=None,
-            **(ENDED if item.lane == STAGE else {}),
-        )
-
-    def _put_off(self, item: Item, transfer: Transfer, reason: str, since: int, **changes: Any) -> Record:
-        changes |= {"detailed_status": reason, "failing_since": since, "attempts": item.attempt}
-        if transfer.status is Status.STAGING:
-            changes["status"] = Status.SUBMITTED
-        return self._change(transfer, what="retry", **changes)
-
-    def _cancelled(self, transfer: Transfer) -> Record:
-        """The end of what was to be stopped: by its submitter, or by its deadline."""
-        now = self._clock.wall()
-        if transfer.deadline is not None and now >= transfer.deadline:
-            ended = partial(self._change, transfer, status=Status.ERROR, delivery=None)
-            return ended(time_error=now, detailed_status=too_late(transfer))
-        told = "cancelled; nothing of it is left at the destination"
-        return self._change(transfer, status=Status.CANCELLED, time_cancelled=now, detailed_status=told, delivery=None)
-
-    def _change(self, transfer: Transfer, **changes: Any) -> Record:
-        return partial(tables.change, transfer_=transfer, now=self._clock.wall(), **changes)
-
-
-def too_late(transfer: Transfer) -> str:
-    """Why a transfer with a deadline ends in ERROR."""
-    return f"its deadline {rfc3339(transfer.deadline or 0)} has passed"

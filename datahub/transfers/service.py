@@ -25,7 +25,7 @@ from datahub.kit.times import parse_time
 from datahub.store.requests import Request, check_key, given, once
 from datahub.transfers import file_tables, tables
 from datahub.transfers.model import FileRecord, Filter, Place, Status, Submission, Transfer, parse_checksum
-from datahub.transfers.movers import Mover
+from datahub.transfers.movers import Destination
 from datahub.transfers.pipeline import LANES, MOVE, STAGE, too_late
 from datahub.work import ledger
 from datahub.work.lane import Floor
@@ -64,7 +64,7 @@ class Transfers:
         self,
         floor: Floor,
         feed: Feed,
-        movers: Mapping[str, Mover],
+        movers: Mapping[str, Destination],
         admit: Callable[[], None],
         moved: Mapping[str, int],
         rules: Rules,
@@ -115,7 +115,7 @@ class Transfers:
         if deadline is not None and deadline <= self._clock.wall():
             raise InvalidRequest(f"deadline {submission.deadline!r} has passed already", field="deadline")
 
-    def _mover_of(self, destination: str) -> Mover:
+    def _mover_of(self, destination: str) -> Destination:
         scheme = _scheme(destination)
         if scheme not in self._movers:
             known = ", ".join(f"{each}://" for each in sorted(self._movers)) or "none: see [transfers.movers]"

@@ -25,6 +25,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.mysql import MEDIUMTEXT
 
 from datahub.errors import Superseded
 from datahub.events import HUB, Actor, Happening
@@ -47,6 +48,7 @@ __all__ = [
     "find_places",
     "gets_on",
     "lately_delivered",
+    "note",
     "oldest",
     "overdue",
     "remove",
@@ -56,6 +58,7 @@ __all__ = [
 ]
 
 KIND = "transfer"
+AS_JSON = ("checksums", "delivery", "fts_details")
 GONE = "DELETED"
 PATIENCE = 10 * 60_000
 """Milliseconds for which nobody asks whether a transfer gets on."""
@@ -84,6 +87,9 @@ transfer = table(
     Column("size", BigInteger),
     Column("checksums", Text),
     Column("delivery", Text),
+    Column("fts_attempt", String(80)),
+    Column("fts_jobid", String(255)),
+    Column("fts_details", Text().with_variant(MEDIUMTEXT(), "mysql")),
     Column("attempts", Integer, nullable=False),
     Column("failing_since", BigInteger),
     Column("time_submitted", BigInteger, nullable=False),
@@ -296,6 +302,11 @@ def change(
         append(connection, [told], actor, now)
 
 
+def note(connection: Connection, number: str, **changes: Any) -> None:
+    """Write down what is no change of state, and true in any."""
+    connection.execute(update(transfer).where(transfer.c.id == number).values(**_encoded(changes)))
+
+
 def _happening(now: Transfer, origin: Status) -> Happening:
     size = now.size or 0
     came_from = None if now.status is origin and now.status is Status.SUBMITTED else origin
@@ -303,7 +314,7 @@ def _happening(now: Transfer, origin: Status) -> Happening:
 
 
 def _encoded(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: _json(value) if name in ("checksums", "delivery") else value for name, value in values.items()}
+    return {name: _json(value) if name in AS_JSON else value for name, value in values.items()}
 
 
 def _json(value: object) -> str | None:
@@ -319,5 +330,6 @@ def _from_row(row: Any) -> Transfer:
     del values["destination_key"]
     values["status"] = Status(row.status)
     values["checksums"] = msgspec.json.decode(row.checksums, type=dict[str, str]) if row.checksums else None
+    values["fts_details"] = msgspec.json.decode(row.fts_details) if row.fts_details else None
     values["delivery"] = msgspec.json.decode(row.delivery, type=Delivery) if row.delivery else None
     return Transfer(**values)

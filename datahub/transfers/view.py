@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from datahub.kit.clock import rfc3339
@@ -47,6 +49,8 @@ class View(msgspec.Struct, frozen=True, omit_defaults=True):
     stager_path: str | None = None
     stager_hostname: str | None = None
     stager_status: str | None = None
+    fts_jobid: str | None = None
+    fts_details: dict[str, Any] | None = None
     deadline: str | None = None
     time_submitted: str | None = None
     time_staging: str | None = None
@@ -97,6 +101,8 @@ def view(seen: Seen, now: int, keep: int) -> View:
         stager_path=transfer.stager_path,
         stager_hostname=transfer.stager_hostname,
         stager_status=transfer.stager_status,
+        fts_jobid=transfer.fts_jobid,
+        fts_details=transfer.fts_details,
         deadline=_time(transfer.deadline),
         expires_at=rfc3339(transfer.time_submitted + keep) if transfer.status.final else None,
         files=transfer.files,
@@ -150,7 +156,9 @@ def _waiting_on(seen: Seen) -> WaitingOn | None:
         return WaitingOn("retry", rfc3339(since), rfc3339(place.due), transfer.detailed_status)
     if place.state == PARKED:
         due = None if place.due is None else rfc3339(place.due)
-        return WaitingOn("stager", rfc3339(transfer.time_staging or transfer.time_submitted), due)
+        if place.lane == STAGE:
+            return WaitingOn("stager", rfc3339(transfer.time_staging or transfer.time_submitted), due)
+        return WaitingOn("mover", rfc3339(transfer.time_transferring or transfer.time_submitted), due)
     if place.state == RUNNING:
         what = "stager" if place.lane == STAGE else "mover"
         begun = transfer.time_staging if place.lane == STAGE else transfer.time_transferring

@@ -19,7 +19,7 @@ from datahub.queues import Queue
 from datahub.store import Store
 from datahub.work import Done, Fail, Item, Next, Outcome, Park, Retry, ledger
 
-__all__ = ["Floor", "Lane", "Step"]
+__all__ = ["Floor", "Lane", "Step", "write"]
 
 log = Logger()
 T = TypeVar("T")
@@ -196,7 +196,7 @@ class Lane:
         """Write the outcome, however long the database is away; when the hub stops, its next start recovers."""
         while True:
             try:
-                await self._floor.store.run(f"settle {self.name}", partial(self._write, item, outcome))
+                await self._floor.store.run(f"settle {self.name}", partial(write, self._floor, item, outcome))
                 break
             except Superseded as error:
                 log.info("{error}", error=str(error))
@@ -218,25 +218,6 @@ class Lane:
         self._floor.changed()
         if isinstance(outcome, Next):
             self._floor.queue.announce(outcome.lane)
-
-    def _write(self, item: Item, outcome: Outcome | None, connection: Connection) -> None:
-        owner = self._floor.owner
-        match outcome:
-            case None:
-                ledger.give_back(connection, item, owner)
-            case Retry(after, record):
-                ledger.retry(connection, item, owner, self._floor.clock.now() + after)
-                record(connection)
-            case Park(until, record):
-                ledger.park(connection, item, owner, until)
-                record(connection)
-            case Next(lane, record, cost):
-                ledger.settle(connection, item, owner)
-                record(connection)
-                ledger.enqueue(connection, lane, item.subject, item.submitter, cost=cost)
-            case Done(record) | Fail(record):
-                ledger.settle(connection, item, owner)
-                record(connection)
 
     def _leave(self, item: Item) -> None:
         self._runs.pop(item.id, None)
@@ -265,3 +246,24 @@ class Lane:
         if self._looker is not None:
             await self._looker.ended()
         await gather(*(run.task.ended() for run in self._runs.values() if run.task is not None))
+
+
+def write(floor: Floor, item: Item, outcome: Outcome | None, connection: Connection) -> None:
+    """Settle ``item``, which ``floor``'s hub holds, in the transaction of its record; None gives it back."""
+    owner = floor.owner
+    match outcome:
+        case None:
+            ledger.give_back(connection, item, owner)
+        case Retry(after, record):
+            ledger.retry(connection, item, owner, floor.clock.now() + after)
+            record(connection)
+        case Park(until, record):
+            ledger.park(connection, item, owner, until)
+            record(connection)
+        case Next(lane, record, cost):
+            ledger.settle(connection, item, owner)
+            record(connection)
+            ledger.enqueue(connection, lane, item.subject, item.submitter, cost=cost)
+        case Done(record) | Fail(record):
+            ledger.settle(connection, item, owner)
+            record(connection)

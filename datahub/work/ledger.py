@@ -25,9 +25,11 @@ __all__ = [
     "hold",
     "lock",
     "park",
+    "resume",
     "retry",
     "settle",
     "take_off",
+    "wake",
     "withdraw",
 ]
 
@@ -161,6 +163,22 @@ def lock(connection: Connection, name: str, subject: str) -> int | None:
     place = select(work.c.attempt).where(work.c.lane == name, work.c.subject == subject)
     attempt: int | None = connection.execute(place.with_for_update()).scalar()
     return attempt
+
+
+def resume(connection: Connection, name: str, subject: str, owner: str) -> Item | None:
+    """Take the parked item of ``subject`` for ``owner``, who settles it in this transaction; None if none is parked."""
+    mine = (work.c.lane == name, work.c.subject == subject, work.c.state == PARKED)
+    found = connection.execute(select(work).where(*mine).with_for_update()).first()
+    if found is None:
+        return None
+    connection.execute(update(work).where(work.c.id == found.id).values(state=RUNNING, owner=owner, due=None))
+    return Item(found.id, name, subject, found.submitter, found.attempt, found.note)
+
+
+def wake(connection: Connection, name: str, subjects: Sequence[str]) -> None:
+    """Make parked items ready: what they wait for is to be looked at anew."""
+    parked = (work.c.lane == name, work.c.subject.in_(subjects), work.c.state == PARKED)
+    connection.execute(update(work).where(*parked).values(state=READY, due=None))
 
 
 def take_off(connection: Connection, name: str, subject: str) -> None:

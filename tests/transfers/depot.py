@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import text
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -18,6 +19,8 @@ from datahub.events.feed import Feed
 from datahub.kit.aio import start
 from datahub.kit.clock import HubClock
 from datahub.transfers import tables
+from datahub.transfers.endings import Endings
+from datahub.transfers.handing import FOLLOW, Handing, declare_servers
 from datahub.transfers.model import Place, Submission, Transfer
 from datahub.transfers.movers import CopiedFile, Delivery, Filed, Leftover, Order
 from datahub.transfers.pipeline import LANES, MOVE, STAGE, Limits, Pipeline
@@ -75,6 +78,8 @@ async def outcome(answers: list[Any], usual: Any) -> Any:
 class Mover:
     """Writes down what it is told to do; ``answers`` holds what comes of it, by the verb."""
 
+    fetches = False
+
     def __init__(self) -> None:
         self.answers: dict[str, list[Any]] = {"copy": [], "publish": [], "discard": []}
         self.calls: list[str] = []
@@ -128,6 +133,8 @@ class Depot:
         retry_for: float = 3600,
         staging_timeout: float = 60,
         stager: Stager | None = None,
+        agents: Callable[[HubClock], dict[str, Any]] | None = None,
+        moving: int = 2,
     ) -> None:
         self.clock = Clock()
         self.hub_clock = HubClock(self.clock.seconds)
@@ -138,15 +145,21 @@ class Depot:
         self.mover = Mover()
         self.movers: dict[str, Any] = {"file": self.mover}
         self.full = ""
-        limits = Limits(2, 2, staging_timeout, retry_for)
+        limits = Limits(2, moving, staging_timeout, retry_for)
         floor = Floor(self.store, self.queue, self.hub_clock, self.clock, ME)
         stager = stager or ArchiveStager(self.archive)
-        self.pipeline = Pipeline(self.store, stager, self.movers, limits, self.hub_clock, self.clock, ME)
+        self.agents = agents(self.hub_clock) if agents else {}
+        self.handing = Handing(floor, self.agents, Endings(limits, self.hub_clock)) if agents else None
+        self.pipeline = Pipeline(self.store, stager, self.movers, limits, self.hub_clock, self.clock, ME, self.handing)
         self.reports = Reports(floor, self.pipeline.cost)
         self.lanes = {step.lane: Lane(step, floor) for step in self.pipeline.steps()}
         self.feed = Feed(self.store, self.clock)
         rules = Rules(shared, limits.cost, KEEP)
-        self.verbs = Transfers(floor, self.feed, self.movers, self._admit, self.pipeline.moved, rules)
+        self.verbs = Transfers(
+            floor, self.feed, {**self.movers, **self.agents}, self._admit, self.pipeline.moved, rules
+        )
+        servers = {scheme: agent.server.url for scheme, agent in self.agents.items()}
+        self.store.now(partial(declare_servers, urls=servers))
         for name, lane in self.lanes.items():
             self.store.now(partial(ledger.declare, name=name, slots=None))
             lane.open()
@@ -181,6 +194,15 @@ class Depot:
     def move(self) -> None:
         """Let the moving lane look only."""
         self.look(MOVE)
+
+    def follow(self) -> None:
+        """Let the time go by until some job at an FTS server is due, and let it be asked about."""
+        rows = self.store.now(lambda c: c.execute(text("SELECT min(due) AS due FROM fts_job")).all())
+        rows += self.store.now(lambda c: c.execute(text(f"SELECT due FROM work WHERE lane = '{FOLLOW}'")).all())
+        wait = max((row.due or 0) - self.hub_clock.now() for row in rows)
+        self.clock.advance(max(0, wait) / 1000)
+        self.store.now(partial(sweeper._wake, now=self.hub_clock.now() + 1))
+        self.look(FOLLOW)
 
     def transfer(self, number: str) -> Transfer:
         """Read the record."""

@@ -10,17 +10,18 @@ from twisted.logger import capturedLogs
 
 from datahub.errors import FinalFault, PassingFault
 from datahub.kit.aio import start
-from datahub.transfers import pipeline as pipeline_module
+from datahub.transfers import endings
+from datahub.transfers.endings import LONGEST_PAUSE
 from datahub.transfers.model import Status, printable
 from datahub.transfers.movers import Checksum, DeliveryLost
-from datahub.transfers.pipeline import LONGEST_PAUSE, MOVE, STAGE
+from datahub.transfers.pipeline import MOVE, STAGE
 from datahub.work import presence
 from tests.transfers.depot import DELIVERY, ME, START, Depot, caller
 
 
 @pytest.fixture
 def depot(monkeypatch):
-    monkeypatch.setattr(pipeline_module, "uniform", lambda low, high: (low + high) / 2)
+    monkeypatch.setattr(endings, "uniform", lambda low, high: (low + high) / 2)
     depot = Depot()
     yield depot
     depot.end()
@@ -163,7 +164,7 @@ def test_pauses_grow_to_their_limit():
 
 def test_it_is_given_up_after_retry_for(monkeypatch):
     """Counted from the first of the failures in a row; the text says how often, since when and why."""
-    monkeypatch.setattr(pipeline_module, "uniform", lambda low, high: 1.0)
+    monkeypatch.setattr(endings, "uniform", lambda low, high: 1.0)
     depot = Depot(retry_for=6)
     number = depot.submit()
     depot.archive.answers = [PassingFault("the archive is away")] * 9

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.defer import Deferred
 
 from datahub.errors import FinalFault, PassingFault
-from datahub.transfers import pipeline as pipeline_module
+from datahub.transfers import endings
 from datahub.transfers.view import view
 from tests.transfers.depot import DELIVERY, KEEP, Depot
 
@@ -18,7 +18,7 @@ T0, T1, T2, T3 = (f"2026-03-01T09:30:0{second}.250Z" for second in range(4))
 
 @pytest.fixture
 def depot(monkeypatch):
-    monkeypatch.setattr(pipeline_module, "uniform", lambda low, high: 1.0)
+    monkeypatch.setattr(endings, "uniform", lambda low, high: 1.0)
     depot = Depot()
     yield depot
     depot.end()

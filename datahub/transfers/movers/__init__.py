@@ -12,7 +12,20 @@ from datahub.archive import Product
 from datahub.errors import PassingFault
 from datahub.files import Checksum
 
-__all__ = ["Checksum", "CopiedFile", "Delivery", "DeliveryLost", "Filed", "Leftover", "Mover", "Order", "Progress"]
+__all__ = [
+    "Checksum",
+    "CopiedFile",
+    "Delivery",
+    "DeliveryLost",
+    "Destination",
+    "Filed",
+    "Leftover",
+    "Mover",
+    "Order",
+    "Progress",
+    "Remote",
+    "nobody",
+]
 
 Progress = Callable[[int], None]
 
@@ -59,12 +72,20 @@ class Order:
     checksum: Checksum | None
 
 
+@dataclass(frozen=True, slots=True)
+class Remote(Product):
+    """What a stager has put on another host at ``url``: a file or a folder, which its mover finds out."""
+
+    url: str
+
+
 class Delivery(msgspec.Struct, frozen=True):
     """What a copy has left at the destination: kept in the transfer's record before it gets its final name.
 
     ``final`` is the URL at which it will be found, ``temporary`` its name until then; ``device`` and ``inode``
-    recognise it under either name; ``files`` and ``size`` (bytes) count what was copied; ``checksums`` are
-    hexadecimal digits by algorithm: "sha256" of a file, "manifest-sha256" of a folder.
+    recognise it under either name, and are 0 on other hosts; ``files`` and ``size`` (bytes) count what was copied;
+    ``checksums`` are hexadecimal digits by algorithm: "sha256" or "adler32" of a file, "manifest-sha256" or
+    "manifest-adler32" of a folder.
     """
 
     final: str
@@ -78,7 +99,7 @@ class Delivery(msgspec.Struct, frozen=True):
     @property
     def is_directory(self) -> bool:
         """Whether a whole folder is delivered."""
-        return "manifest-sha256" in self.checksums
+        return any(name.startswith("manifest-") for name in self.checksums)
 
 
 class DeliveryLost(PassingFault):
@@ -87,15 +108,22 @@ class DeliveryLost(PassingFault):
     code = "work.delivery_lost"
 
 
-class Mover(Protocol):
+class Destination(Protocol):
+    """Where something can be moved to, by whomever."""
+
+    def check(self, destination: str) -> None:
+        """Raise `InvalidRequest` (field ``destination_path``) for a URL to which nothing can ever be moved."""
+
+
+class Mover(Destination, Protocol):
     """Copies, then publishes; each may be called again after a crash at any point.
 
     Raises `PassingFault` and `FinalFault` with texts for people, and `CancelledError` only when nothing of the
     work goes on any more.
     """
 
-    def check(self, destination: str) -> None:
-        """Raise `InvalidRequest` (field ``destination_path``) for a URL to which nothing can ever be moved."""
+    fetches: bool
+    """Whether it takes a `Remote` product; who does not reads all of it on this host."""
 
     async def copy(self, order: Order, product: Product, progress: Progress, filed: Filed = nobody) -> Delivery:
         """Copy the product under a temporary name of the attempt: verified, and safe from a power cut.

@@ -43,6 +43,8 @@ class LocalMover:
     ``mode`` whatever the umask, folders the same with the right to enter where there is one to read.
     """
 
+    fetches = False
+
     def __init__(self, root: Path, pool: Pool, archive: Archive, mode: int = 0o644) -> None:
         self._root = root
         self._pool = pool

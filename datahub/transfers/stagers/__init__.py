@@ -7,6 +7,7 @@ from typing import Protocol
 
 from datahub.archive import Product
 from datahub.transfers.model import Transfer
+from datahub.transfers.movers import Remote
 
 __all__ = ["Errand", "Found", "Promised", "Stager"]
 
@@ -48,5 +49,9 @@ class Stager(Protocol):
         ...
 
     async def locate(self, transfer: Transfer) -> Product:
-        """Find what was staged, as it is to be moved."""
+        """Find what was staged on this host, as it is to be moved."""
+        ...
+
+    def remote(self, transfer: Transfer) -> Remote | None:
+        """What was staged, for a mover that reads it where it is; None if that is this host."""
         ...

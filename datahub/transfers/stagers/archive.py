@@ -24,3 +24,6 @@ class ArchiveStager:
     async def locate(self, transfer: Transfer) -> Product:
         """Find the product again: it may have changed since."""
         return await self._archive.locate(transfer.product_id)
+
+    def remote(self, transfer: Transfer) -> None:
+        """The archive is here."""

@@ -11,14 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import msgspec
 from treq.client import HTTPClient
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, ConnectionClosed, DNSLookupError
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.protocol import Protocol
-from twisted.python.failure import Failure
-from twisted.web.client import Agent, RequestTransmissionFailed, ResponseFailed
+from twisted.web.client import Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IPolicyForHTTPS
 
@@ -26,23 +21,17 @@ from datahub import __version__
 from datahub.archive import Archive, Product
 from datahub.errors import FinalFault, InvalidRequest, PassingFault
 from datahub.kit.aio import cancellable, within
+from datahub.kit.asking import UNREACHED, Opening, cause, words
 from datahub.transfers.model import Transfer
+from datahub.transfers.movers import Remote
+from datahub.transfers.movers.addresses import quoted
 from datahub.transfers.stagers import Errand, Promised
 
 __all__ = ["Address", "CallbackStager", "Patience", "Shelf", "make_client"]
 
-ANSWER_LIMIT = 64 * 1024
-SHOWN = 300
 # Too early, too often, or none of our fault.
 PASSING = (408, 425, 429)
-UNREACHED = (
-    ConnectError,
-    ConnectionClosed,
-    DNSLookupError,
-    RequestTransmissionFailed,
-    ResponseFailed,
-)
-TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.DOTALL | re.IGNORECASE)
+HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?|\[[0-9A-Fa-f:.]+\](:[0-9]{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +101,7 @@ class CallbackStager:
         response = await self._ask(errand)
         answer = await self._read(response)
         # Some stagers give their parameters back, be it in a traceback.
-        said = _words(answer.replace(errand.passcode.encode(), b"***"))
+        said = words(answer.replace(errand.passcode.encode(), b"***"))
         if 200 <= response.code < 300:
             return Promised(said)
         fault = PassingFault if response.code >= 500 or response.code in PASSING else FinalFault
@@ -142,10 +131,10 @@ class CallbackStager:
         except TimeoutError as error:
             raise PassingFault(f"the stager is silent: {error}") from None
         except UNREACHED as error:
-            raise PassingFault(f"the stager {self._address} can't be reached: {_cause(error)}") from None
+            raise PassingFault(f"the stager {self._address} can't be reached: {cause(error)}") from None
 
     async def _read(self, response: Any) -> bytes:
-        opening = _Opening()
+        opening = Opening()
         response.deliverBody(opening)
         try:
             await within(self._patience.body, opening.ended, self._reactor, "the end of the answer")
@@ -158,7 +147,7 @@ class CallbackStager:
         path, host = transfer.stager_path or "", transfer.stager_hostname or ""
         if self._shelf is None:
             raise FinalFault(
-                f"the product was staged at gsiftp://{host}{path}, which no mover of this version reads: "
+                f"the product was staged at gsiftp://{host}{path}, and this mover reads only what is here: "
                 "make it visible here and name its folder in [transfers] staged"
             )
         try:
@@ -169,60 +158,19 @@ class CallbackStager:
                 f"the stager reports the path {path!r}, which is not below {self._shelf.folder} ([transfers] staged)"
             ) from None
 
+    def remote(self, transfer: Transfer) -> Remote:
+        """What the stager has reported, at the GridFTP server it has named."""
+        path, host = transfer.stager_path or "", transfer.stager_hostname or ""
+        place = PurePosixPath(path)
+        if not HOST.fullmatch(host) or not place.is_absolute() or ".." in place.parts or not place.name:
+            raise FinalFault(f"the stager reports the host {host!r} and the path {path!r}, at which nothing can be")
+        try:
+            url = f"gsiftp://{host}{quoted(str(place))}"
+        except UnicodeEncodeError:
+            raise FinalFault(f"the stager reports the path {path!r}, which is not UTF-8") from None
+        return Remote(transfer.product_id, place.name, Path(path), is_directory=False, files=0, size=0, url=url)
+
 
 def make_client(reactor: Any, policy: IPolicyForHTTPS, patience: Patience) -> HTTPClient:
     """A client that makes a connection for each request: there are few, and a stager may have been restarted."""
     return HTTPClient(Agent(reactor, policy, connectTimeout=patience.connect))
-
-
-class _Opening(Protocol):
-    """Reads the beginning of a body, and leaves."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.ended: Deferred[None] = Deferred(self._leave)
-
-    def dataReceived(self, data: bytes) -> None:
-        self.data += data[: ANSWER_LIMIT - len(self.data)]
-        if len(self.data) >= ANSWER_LIMIT:
-            self._leave()
-            self._end()
-
-    def connectionLost(self, reason: Failure = Failure(CancelledError())) -> None:  # noqa: B008 - as Twisted's
-        self._end()
-
-    def _end(self) -> None:
-        if not self.ended.called:
-            self.ended.callback(None)
-
-    def _leave(self, _: object = None) -> None:
-        # What treq hands over can only close in good order, for which a hanging peer would have to do its part.
-        inner = getattr(self.transport, "_producer", None)
-        transport: Any = inner if hasattr(inner, "abortConnection") else self.transport
-        leave = getattr(transport, "abortConnection", None) or transport.loseConnection
-        leave()
-
-
-def _words(answer: bytes) -> str:
-    """What an answer says to people, in one line: the status of the prototype's JSON, else its text."""
-    text = answer.decode("utf-8", "replace")
-    try:
-        document = msgspec.json.decode(answer)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        document = None
-    if isinstance(document, dict) and isinstance(document.get("status"), str):
-        text = document["status"]
-    elif text.lstrip().startswith("<"):
-        text = TAGS.sub(" ", text)
-    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
-    return line if len(line) <= SHOWN else line[:SHOWN] + "…"
-
-
-def _cause(error: Exception) -> str:
-    """The innermost reason: Twisted and OpenSSL pack theirs into lists."""
-    reasons = getattr(error, "reasons", None)
-    if reasons:
-        return _cause(reasons[0].value)
-    if error.args and isinstance(error.args[0], list):
-        return "; ".join(str(each[-1]) if isinstance(each, tuple) else str(each) for each in error.args[0])
-    return str(error).rstrip(".") or type(error).__name__

@@ -21,8 +21,9 @@ from twisted.web.server import NOT_DONE_YET
 
 from datahub.errors import FinalFault, PassingFault
 from datahub.kit.aio import start
+from datahub.kit.asking import LIMIT, SHOWN
 from datahub.transfers.stagers import Errand, Promised
-from datahub.transfers.stagers.callback import ANSWER_LIMIT, SHOWN, Address, CallbackStager, Patience
+from datahub.transfers.stagers.callback import Address, CallbackStager, Patience
 
 CODE = "0123456789abcdef" * 2
 ERRAND = Errand("job-1", "2026/ü & 005", CODE)
@@ -127,7 +128,7 @@ def test_a_refusal_is_final(code: int) -> None:
         (b"<html><script>x = 1</script><h1>Log in</h1></html>", "Log in"),
         (f"<p>NameError in {{'authcode': '{CODE}'}}".encode(), "NameError in {'authcode': '***'}"),
         (b"[" * 20_000, "[" * SHOWN + "\u2026"),
-        (b"y" * 3 * ANSWER_LIMIT, "y" * SHOWN + "\u2026"),
+        (b"y" * 3 * LIMIT, "y" * SHOWN + "\u2026"),
     ],
 )
 def test_what_the_stager_says_is_for_people(answer: bytes, said: str) -> None:

@@ -1,0 +1,106 @@
+"""The rows of jobs that are in flight at FTS servers: whose they are, and when they are asked about next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+from sqlalchemy import BigInteger, Column, Connection, Index, String, bindparam, delete, func, select, update
+
+from datahub.store.dialect import insert_if_absent
+from datahub.store.schema import table
+
+__all__ = ["Flight", "Look", "due", "enter", "find", "key_of", "land", "next_due", "put_off"]
+
+fts_job = table(
+    "fts_job",
+    Column("transfer", String(36), primary_key=True),
+    Column("server", String(64), nullable=False),
+    Column("job", String(255), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("since", BigInteger, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Column("due", BigInteger, nullable=False),
+)
+Index("fts_job_due", fts_job.c.server, fts_job.c.due)
+
+_put_off = (
+    update(fts_job)
+    .where(fts_job.c.transfer == bindparam("number"), fts_job.c.job == bindparam("its_job"))
+    .values(due=bindparam("next"), state=bindparam("new_state"), changed=bindparam("new_changed"))
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A job in flight; ``since`` it was begun and ``changed`` into its state, in ms of the hub's clock."""
+
+    transfer: str
+    job: str
+    state: str
+    since: int
+    changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen of a flight, and when it is looked at next."""
+
+    transfer: str
+    job: str
+    state: str
+    changed: int
+    due: int
+
+
+def key_of(server: str) -> str:
+    """What stands for a server's URL in an index and in the ledger, which take no long texts."""
+    return sha256(server.encode()).hexdigest()[:32]
+
+
+def enter(connection: Connection, transfer: str, server: str, job: str, now: int, due_at: int) -> None:
+    """Begin to follow the job of a transfer, in place of any it had before."""
+    land(connection, transfer)
+    row = {"transfer": transfer, "server": server, "job": job, "state": "", "since": now, "changed": now, "due": due_at}
+    insert_if_absent(connection, fts_job, row)
+
+
+def find(connection: Connection, transfer: str) -> Flight | None:
+    """The job in flight of a transfer."""
+    row = connection.execute(select(fts_job).where(fts_job.c.transfer == transfer)).first()
+    return None if row is None else Flight(row.transfer, row.job, row.state, row.since, row.changed)
+
+
+def due(connection: Connection, server: str, now: int, limit: int) -> list[Flight]:
+    """The jobs at a server that are to be asked about, the longest due first."""
+    wanted = select(fts_job).where(fts_job.c.server == server, fts_job.c.due <= now).order_by(fts_job.c.due)
+    rows = connection.execute(wanted.limit(limit))
+    return [Flight(row.transfer, row.job, row.state, row.since, row.changed) for row in rows]
+
+
+def next_due(connection: Connection, server: str) -> int | None:
+    """When the first job at a server is to be asked about; None if there is none."""
+    found: int | None = connection.execute(select(func.min(fts_job.c.due)).where(fts_job.c.server == server)).scalar()
+    return found
+
+
+def put_off(connection: Connection, looks: Sequence[Look]) -> None:
+    """Write down what was seen, unless another job took the place of the one that was looked at."""
+    rows = [
+        {
+            "number": each.transfer,
+            "its_job": each.job,
+            "next": each.due,
+            "new_state": each.state[:32],
+            "new_changed": each.changed,
+        }
+        for each in looks
+    ]
+    if rows:
+        connection.execute(_put_off, rows)
+
+
+def land(connection: Connection, transfer: str) -> None:
+    """Follow the transfer's job no more."""
+    connection.execute(delete(fts_job).where(fts_job.c.transfer == transfer))

@@ -1,0 +1,310 @@
+"""Transfers that a server carries out: handed over, followed by asking for many at once, and settled where they are.
+
+A transfer that was handed over is parked: it keeps its slot, and no memory. One item a server, in a lane of its own,
+asks about all jobs that are due; a younger job is due more often. Any hub may follow what another has handed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection
+from twisted.logger import Logger
+
+from datahub.archive import Product
+from datahub.errors import FinalFault, PassingFault, Superseded
+from datahub.kit.aio import gather, shield
+from datahub.transfers import flights, tables
+from datahub.transfers.endings import MOVE, Endings
+from datahub.transfers.flights import Flight, Look, key_of
+from datahub.transfers.model import Status, Transfer, parse_checksum
+from datahub.transfers.movers import Delivery, Order
+from datahub.transfers.movers.addresses import final_url
+from datahub.transfers.movers.fts import Job, Refused, Unknown
+from datahub.transfers.movers.fts_errors import Verdict
+from datahub.transfers.movers.fts_jobs import Agent, End, conclude, details
+from datahub.work import Done, Item, Outcome, Park, Record, Retry, ledger
+from datahub.work.lane import Floor, Step, write
+
+__all__ = ["FOLLOW", "Handing", "declare_servers"]
+
+log = Logger()
+
+FOLLOW = "transfers.follow"
+CANCELED = "CANCELED"  # as FTS writes it
+
+SECOND = 1000
+SOONEST, LATEST = 2 * SECOND, 60 * SECOND
+PACE = 8
+"""A job is asked about when it has become older by this part of its age."""
+
+SWEEP = 5 * SECOND
+"""The longest rest between two sweeps: a job that was just handed over waits no longer."""
+
+AWAY = 10 * SECOND
+SENDING = 120 * SECOND
+"""A submission whose end is unknown has come to its end by then."""
+
+LOOK_AGAIN = 24 * 3600 * SECOND
+STOPPING = 15 * 60 * SECOND
+"""So long a copy may go on after its cancellation; FTS itself takes it for dead by then."""
+
+BATCH = 1000
+AT_ONCE = 100
+"""Jobs in one request: their ids are its path, and servers take 8 KiB."""
+
+REQUESTS = 4
+SETTLING = 16
+
+Find = Callable[[Transfer], Awaitable[Product]]
+
+
+class Handing:
+    """Hands over to ``agents``, by the destination's scheme, and follows."""
+
+    def __init__(self, floor: Floor, agents: Mapping[str, Agent], endings: Endings) -> None:
+        self._floor = floor
+        self._store = floor.store
+        self._agents = agents
+        self._endings = endings
+        self._servers = {key_of(each.server.url): each.server for each in agents.values()}
+        self.unknown = 0
+        """Reasons of failures that nobody has classified yet."""
+
+    def step(self) -> Step:
+        """The lane that follows."""
+        return Step(FOLLOW, max(1, len(self._servers)), self._begin_following, self.follow, self._rest)
+
+    def agent_of(self, transfer: Transfer) -> Agent | None:
+        """Who carries out ``transfer``; None if a mover does."""
+        return self._agents.get(transfer.destination_path.partition(":")[0].lower())
+
+    async def move(self, item: Item, transfer: Transfer, agent: Agent, find: Find) -> Outcome:
+        """Hand over, unless that was done; a transfer that is being cancelled is cancelled there."""
+        if transfer.status is Status.CANCELLING:
+            return await self._cancel(transfer, agent)
+        known = transfer.fts_attempt is not None
+        sid = transfer.fts_attempt or f"{transfer.id}.{item.label}"
+        if known:
+            job = transfer.fts_jobid or ""
+            found = await self._recall(agent, job)
+            if found is not None:
+                flight = await self._store.read("find a flight", partial(flights.find, transfer=transfer.id))
+                outcome = self._outcome(item, transfer, agent, found, flight)
+                return outcome or self._parked(transfer, agent, job)
+        else:
+            job = await agent.server.id_of(sid)
+            await self._store.run("begin to hand over", partial(self._begin, item, agent, sid, job))
+        order = _order(item, transfer)
+        careful = known or transfer.fts_jobid is not None
+        body = await agent.compose(order, await find(transfer), sid, transfer.priority, careful=careful)
+        # Whether it is stopped or not, the server hears it as a whole: half of a submission is one, too.
+        taken = await shield(self._submit(agent, body, job), "a submission to FTS")
+        log.info("transfer {id} is handed over to {url} as {job}", id=transfer.id, url=agent.server.url, job=taken)
+        return self._parked(transfer, agent, taken)
+
+    async def _submit(self, agent: Agent, body: dict[str, Any], job: str) -> str:
+        try:
+            return await agent.server.submit(body)
+        except Refused as refusal:
+            (found,) = await agent.server.look([job])
+            if found.known:
+                return job
+            raise PassingFault(f"{agent.server.url} has another transfer to the same destination: {refusal}") from None
+
+    def _begin(self, item: Item, agent: Agent, sid: str, job: str, connection: Connection) -> None:
+        """Commit the attempt before anybody else knows of it."""
+        ledger.hold(connection, item, self._floor.owner)
+        now = self._floor.clock.now()
+        tables.change(connection, item.record, self._floor.clock.wall(), fts_attempt=sid, fts_jobid=job)
+        flights.enter(connection, item.subject, key_of(agent.server.url), job, now, now + SENDING)
+
+    async def _recall(self, agent: Agent, job: str) -> Job | None:
+        """What the server knows of a job, be it only in its archive."""
+        (found,) = await agent.server.look([job])
+        if found.known:
+            return found
+        try:
+            return await agent.server.recall(job)
+        except Unknown:
+            return None
+
+    def _parked(self, transfer: Transfer, agent: Agent, job: str) -> Park:
+        now, key = self._floor.clock.now(), key_of(agent.server.url)
+
+        def record(connection: Connection) -> None:
+            told = f"handed over to {agent.server.url}"
+            wall = self._floor.clock.wall()
+            tables.change(
+                connection, transfer, wall, fts_jobid=job, detailed_status=told, failing_since=transfer.failing_since
+            )
+            flights.enter(connection, transfer.id, key, job, now, now + SOONEST)
+
+        return Park(now + LOOK_AGAIN, record)
+
+    async def _cancel(self, transfer: Transfer, agent: Agent) -> Outcome:
+        """Ask for it; that it has come about the follower sees."""
+        cancelled = Done(self._over(transfer, self._endings.cancelled(transfer)))
+        if transfer.fts_attempt is None or transfer.fts_jobid is None:
+            return cancelled
+        now = self._floor.clock.now()
+        flight = await self._store.read("find a flight", partial(flights.find, transfer=transfer.id))
+        try:
+            await agent.server.cancel(transfer.fts_jobid)
+        except Unknown:
+            # It may be on its way still.
+            return Retry(SWEEP) if flight and now - flight.since < SENDING else cancelled
+        # When it began to be cancelled stays: what never stops is not waited for for ever.
+        since = flight.changed if flight and flight.state == CANCELED else now
+        look = Look(transfer.id, transfer.fts_jobid, CANCELED, since, now + SECOND)
+        return Park(now + STOPPING, partial(flights.put_off, looks=[look]))
+
+    def _outcome(self, item: Item, transfer: Transfer, agent: Agent, job: Job, flight: Flight | None) -> Outcome | None:
+        """What becomes of a transfer whose job is as ``job`` says; None while that goes on."""
+        now = self._floor.clock.now()
+        end = conclude(job, overdue=flight is not None and now - flight.changed > STOPPING)
+        if end is None:
+            return None
+        note = {"fts_details": details(agent.server.url, job)}
+        if not end.failures:
+            delivery = _delivery(transfer, end, final_url(transfer.destination_path, _name(transfer)))
+            return Done(self._over(transfer, self._endings.delivered(item, transfer, delivery), **note))
+        if transfer.status is Status.CANCELLING:
+            told = f"cancelled; {end.files} files had arrived before, and are still there" if end.files else None
+            return Done(self._over(transfer, self._endings.cancelled(transfer, told), **note))
+        outcome = self._endings.fault(item, self._error(transfer, agent, end))
+        return replace(outcome, record=self._over(transfer, outcome.record, **note))
+
+    def _error(self, transfer: Transfer, agent: Agent, end: End) -> Exception:
+        verdict, told = end.verdict, f"{agent.server.url}: {end.told}"
+        if verdict is Verdict.UNKNOWN:
+            self.unknown += 1
+            log.warn("FTS gives a reason that is not known ({id}): {told}", id=transfer.id, told=told)
+        return FinalFault(told) if verdict is Verdict.NEVER else PassingFault(told)
+
+    def _over(self, transfer: Transfer, record: Record, **note: Any) -> Record:
+        """The attempt is over: it is forgotten together with what ``record`` says."""
+
+        def both(connection: Connection) -> None:
+            flights.land(connection, transfer.id)
+            tables.note(connection, transfer.id, fts_attempt=None, **note)
+            record(connection)
+
+        return both
+
+    def _begin_following(self, connection: Connection, items: Sequence[Item]) -> dict[str, Any]:
+        return {each.subject: self._servers[each.subject] for each in items if each.subject in self._servers}
+
+    async def follow(self, item: Item) -> Outcome:
+        """Ask about all jobs at a server that are due, and settle those that have ended."""
+        clock = self._floor.clock
+        found = await self._store.read(
+            "flights", partial(flights.due, server=item.subject, now=clock.now(), limit=BATCH)
+        )
+        parts = [found[first : first + AT_ONCE] for first in range(0, len(found), AT_ONCE)]
+        if found:
+            await item.record.delegate()
+        for first in range(0, len(parts), REQUESTS):
+            await gather(*(self._ask_about(item, each) for each in parts[first : first + REQUESTS]))
+        due = await self._store.read("next flight", partial(flights.next_due, server=item.subject))
+        return Retry(SWEEP if due is None else min(SWEEP, max(0, due - clock.now())))
+
+    def _rest(self, item: Item, error: Exception) -> Outcome:
+        if isinstance(error, PassingFault | FinalFault | TimeoutError):
+            log.warn("jobs at FTS can't be followed now: {error}", error=str(error))
+        else:
+            log.failure("following jobs at FTS met an internal fault; it goes on")
+        return Retry(AWAY)
+
+    async def _ask_about(self, item: Item, asked: Sequence[Flight]) -> None:
+        jobs = {each.job_id: each for each in await item.record.look([flight.job for flight in asked])}
+        agent = next(each for each in self._agents.values() if each.server is item.record)
+        now = self._floor.clock.now()
+        looks: list[Look] = []
+        notes: dict[str, dict[str, Any]] = {}
+        for flight in asked:
+            job = jobs.get(flight.job)
+            overdue = now - flight.changed > STOPPING
+            if job is None or not job.known or conclude(job, overdue=overdue) is not None:
+                continue
+            changed = flight.changed if job.job_state == flight.state else now
+            if job.job_state != flight.state:
+                notes[flight.transfer] = details(item.record.url, job)
+            age = max(SOONEST, min(LATEST, (now - flight.since) // PACE))
+            looks.append(Look(flight.transfer, flight.job, job.job_state, changed, now + age))
+        if looks:
+            await self._store.run("put off flights", partial(_put_off, looks, notes))
+        going = {each.transfer for each in looks}
+        ended = [each for each in asked if each.transfer not in going]
+        for first in range(0, len(ended), SETTLING):
+            some = ended[first : first + SETTLING]
+            await gather(*(self._land(agent, each, jobs.get(each.job)) for each in some))
+        if ended:
+            self._floor.changed()
+            self._floor.queue.announce(MOVE)
+
+    async def _land(self, agent: Agent, flight: Flight, job: Job | None) -> None:
+        try:
+            await self._store.run("settle what FTS did", partial(self._settle, agent, flight, job))
+        except Superseded as error:
+            log.info("{error}", error=str(error))
+
+    def _settle(self, agent: Agent, flight: Flight, job: Job | None, connection: Connection) -> None:
+        """End the transfer of a flight whose job has ended; if it is unknown there, let its step find out why."""
+        now = self._floor.clock.now()
+        again = Look(flight.transfer, flight.job, flight.state, flight.changed, now + LATEST)
+        if job is None or not job.known:
+            if _is_over(tables.find(connection, flight.transfer)):
+                flights.land(connection, flight.transfer)
+                return
+            ledger.wake(connection, MOVE, [flight.transfer])
+            flights.put_off(connection, [again])
+            return
+        item = ledger.resume(connection, MOVE, flight.transfer, self._floor.owner)
+        transfer = tables.find(connection, flight.transfer, lock=True)
+        if transfer is None or _is_over(transfer):
+            flights.land(connection, flight.transfer)
+            return
+        if item is None or transfer.fts_jobid != flight.job:
+            if item is not None:
+                ledger.give_back(connection, item, self._floor.owner)
+            flights.put_off(connection, [again])
+            return
+        item = replace(item, record=transfer)
+        outcome = self._outcome(item, transfer, agent, job, flight)
+        write(self._floor, item, outcome, connection)
+
+
+def _is_over(transfer: Transfer | None) -> bool:
+    return transfer is None or transfer.status.final
+
+
+def declare_servers(connection: Connection, urls: Mapping[str, str]) -> None:
+    """Put an item for each server into the ledger, in which it stays, and make the lane."""
+    ledger.declare(connection, FOLLOW, None)
+    for each in set(urls.values()):
+        ledger.enqueue(connection, FOLLOW, key_of(each), "hub")
+
+
+def _put_off(looks: Sequence[Look], notes: Mapping[str, dict[str, Any]], connection: Connection) -> None:
+    flights.put_off(connection, looks)
+    for number, each in notes.items():
+        tables.note(connection, number, fts_details=each)
+
+
+def _order(item: Item, transfer: Transfer) -> Order:
+    checksum = parse_checksum(transfer.checksum)
+    return Order(transfer.id, item.label, transfer.destination_path, transfer.overwrite, checksum)
+
+
+def _name(transfer: Transfer) -> str:
+    place = transfer.stager_path if transfer.stager_hostname else None
+    return (place or transfer.product_id).rstrip("/").rpartition("/")[2]
+
+
+def _delivery(transfer: Transfer, end: End, final: str) -> Delivery:
+    size = end.size or transfer.size or 0
+    return Delivery(final=final, temporary="", device=0, inode=0, files=end.files, size=size, checksums=end.checksums)

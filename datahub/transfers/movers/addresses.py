@@ -1,0 +1,98 @@
+"""Destinations on other hosts: which URLs can be one, and where a product of a given name is put."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote_to_bytes, urlsplit
+
+from datahub.errors import FinalFault, InvalidRequest
+
+__all__ = ["PREFIX", "check_folder", "check_name", "final_url", "folder_url", "quoted"]
+
+PREFIX = ".datahub-"
+"""How the names of files under way begin."""
+
+_WORDS = {"gsiftp": "a GridFTP server"}
+_SAFE = "/:@!$&'()*+,;=~"
+_LONE_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
+_USER = re.compile("[A-Za-z0-9._-]+")
+
+
+def check_folder(destination: str) -> None:
+    """Raise `InvalidRequest` (field ``destination_path``) unless it is the URL of a folder on another host.
+
+    A user before the host is for the server; a password would lie in records and logs, and is refused.
+    """
+    trouble = _trouble(destination)
+    if trouble:
+        scheme = destination.partition(":")[0]
+        raise InvalidRequest(
+            f"destination_path must be a URL specifying {_WORDS.get(scheme, f'a server of {scheme}://')}: "
+            f"{_shown(destination)} {trouble}; give one like {scheme}://host.example.org/folder",
+            field="destination_path",
+        )
+
+
+def _shown(destination: str) -> str:
+    """A URL as an answer may repeat it."""
+    return repr(re.sub("//[^/@]*@", "//***@", destination)[:200])
+
+
+def _trouble(destination: str) -> str:
+    try:
+        parts = urlsplit(destination)
+        _ = parts.port
+    except ValueError:
+        return "is no URL"
+    if parts.password is not None:
+        return "has a password in it, which would show in records and logs"
+    if not parts.hostname:
+        return "names no host"
+    if parts.username is not None and not _USER.fullmatch(parts.username):
+        return "has a user that no server can have"
+    if "?" in destination or "#" in destination:
+        return "has a '?' or '#', which in a name are written %3F and %23"
+    if not parts.path.startswith("/"):
+        return "has no path"
+    return _path_trouble(parts.path)
+
+
+def _path_trouble(path: str) -> str:
+    if _LONE_PERCENT.search(path):
+        return "has a '%' without two hexadecimal digits: in a name it is written %25"
+    try:
+        names = unquote_to_bytes(path).decode("utf-8").split("/")
+    except (UnicodeDecodeError, UnicodeEncodeError):
+        return "has a name that is not UTF-8"
+    if not all(each.isprintable() for each in names):
+        return "has a character that can't be in a name there"
+    if "." in names or ".." in names:
+        return "has a '.' or '..' component"
+    if any(each.startswith(PREFIX) for each in names):
+        return f"has a component that begins with {PREFIX}, the name of files under way"
+    return ""
+
+
+def check_name(name: str) -> None:
+    """Raise `FinalFault` unless a file or folder on another host can have this name."""
+    if not name.isprintable():  # nor are bytes that are not UTF-8
+        raise FinalFault(f"the name {name!r} can't be that of a file on another host: rename the product")
+    if name.startswith(PREFIX):
+        raise FinalFault(f"the product's name begins with {PREFIX}, the name of files under way: rename it")
+
+
+def quoted(path: str) -> str:
+    """A path as part of a URL."""
+    return quote(path, safe=_SAFE)
+
+
+def folder_url(destination: str) -> str:
+    """The destination without a slash at its end, each name in it written in one way."""
+    parts = urlsplit(destination)
+    path = re.sub("/+", "/", unquote_to_bytes(parts.path).decode("utf-8")).rstrip("/")
+    return f"{parts.scheme}://{parts.netloc}{quoted(path)}"
+
+
+def final_url(destination: str, name: str) -> str:
+    """Where a product called ``name`` lies in the end."""
+    return f"{folder_url(destination)}/{quoted(name)}"

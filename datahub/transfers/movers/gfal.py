@@ -1,0 +1,202 @@
+"""The mover ``gfal:``: files go to GridFTP, WebDAV and XRootD servers by gfal2, in processes of their own.
+
+They go under a temporary name of the attempt, are verified by a checksum at both ends, and get their final name last.
+What was staged on another GridFTP server goes from there, without passing through here.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from threading import Event
+from typing import Any
+
+from datahub.archive import Archive, Product
+from datahub.errors import FinalFault, PassingFault
+from datahub.files import check
+from datahub.kit.clock import HubClock
+from datahub.kit.threads import Pool, stoppable
+from datahub.transfers.movers import (
+    Delivery,
+    DeliveryLost,
+    Filed,
+    Leftover,
+    Order,
+    Progress,
+    Remote,
+    gfal_child,
+    nobody,
+)
+from datahub.transfers.movers.addresses import PREFIX, check_folder, check_name, final_url, folder_url
+from datahub.transfers.movers.carriers import Carriers, Fault
+from datahub.transfers.movers.proxies import Papers
+
+__all__ = ["COMMAND", "GfalMover"]
+
+COMMAND = ["/usr/bin/python3", "-I", gfal_child.__file__]
+"""The distribution's own Python: the bindings of gfal2 are a package of the distribution."""
+
+_MISSING = "install the Debian packages python3-gfal2 and gfal2-plugin-file, -gridftp, -http and -xrootd"
+# Nothing that a server can say of these will be another thing tomorrow, unless somebody does something about it.
+_NEVER = {
+    errno.EACCES: "may not be accessed with the hub's credentials",
+    errno.EPERM: "may not be accessed with the hub's credentials",
+    errno.ENOENT: "is not there",
+    errno.EEXIST: "",
+    errno.ENOTDIR: "goes through something that is no folder",
+    errno.EISDIR: "is a folder",
+    errno.ENAMETOOLONG: "has a name too long for that server",
+    errno.EILSEQ: "",
+    errno.EPROTONOSUPPORT: f"needs a plugin of gfal2 that this host lacks; {_MISSING}",
+}
+# How GSI says that somebody is not let in; there is no number for it.
+_REFUSED = re.compile(r"\b530[ -]|Login incorrect|GSS Major Status: (Authentication|Authorization)")
+
+
+class GfalMover:
+    """Moves by ``carriers``, which show ``papers``."""
+
+    fetches = True
+
+    def __init__(self, carriers: Carriers, pool: Pool, archive: Archive, papers: Papers, clock: HubClock) -> None:
+        self._carriers = carriers
+        self._pool = pool
+        self._archive = archive
+        self._papers = papers
+        self._clock = clock
+
+    def check(self, destination: str) -> None:
+        """Raise `InvalidRequest` unless ``destination`` is the URL of a folder on another host."""
+        check_folder(destination)
+
+    async def copy(self, order: Order, product: Product, progress: Progress, filed: Filed = nobody) -> Delivery:
+        """Copy under the name ``.datahub-{transfer}-{attempt}`` in the destination's folder."""
+        self._require_credentials()
+        check_name(product.name)
+        wanted = {
+            **_names(order, product.name),
+            "do": "copy",
+            "checksum": None if order.checksum is None else [order.checksum.algorithm, order.checksum.value.lower()],
+        }
+        if isinstance(product, Remote):
+            remote = {"root": None, "url": product.url, "folder": False}
+            return _delivery(order, product.name, await self._obey({**wanted, **remote}, progress))
+        with _listing() as file:
+            await stoppable(self._pool, partial(self._list, product, file))
+            here = {
+                "root": os.fsdecode(os.fsencode(product.root)),
+                "list": f"/proc/{os.getpid()}/fd/{file}",
+                "folder": product.is_directory,
+            }
+            return _delivery(order, product.name, await self._obey({**wanted, **here}, progress))
+
+    async def publish(self, order: Order, delivery: Delivery) -> None:
+        """Rename at the server: what is there is not replaced, unless the order says so."""
+        self._require_credentials()
+        await self._obey({"do": "publish", "overwrite": order.overwrite, **_facts(delivery)}, _ignore)
+
+    async def is_published(self, order: Order, delivery: Delivery) -> bool:
+        """Whether what was copied is at its final name, by size and checksum."""
+        self._require_credentials()
+        found = await self._obey({"do": "find", **_facts(delivery)}, _ignore)
+        return bool(found["published"])
+
+    async def discard(self, order: Order) -> None:
+        """Remove ``.datahub-{transfer}-*`` from the destination's folder."""
+        self._require_credentials()
+        names = {"destination": folder_url(order.destination), "prefix": f"{PREFIX}{order.transfer}-"}
+        await self._obey({"do": "discard", **names}, _ignore)
+
+    async def leftovers(self, before: float) -> list[Leftover]:
+        """None: whole servers are not looked through; `discard` tidies up after each attempt."""
+        return []
+
+    async def remove(self, leftover: Leftover) -> None:
+        """Nothing: there are no `leftovers`."""
+
+    def _require_credentials(self) -> None:
+        trouble = self._papers.trouble(self._clock.wall() / 1000)
+        if trouble:
+            raise PassingFault(trouble)
+
+    async def _obey(self, order: Mapping[str, object], progress: Progress) -> dict[str, Any]:
+        answer = await self._carriers.obey(order, progress)
+        if isinstance(answer, Fault):
+            raise _fault_of(answer)
+        return answer
+
+    def _list(self, product: Product, file: int, stop: Event) -> None:
+        """Write what is in the product, a line of JSON each."""
+        with os.fdopen(os.dup(file), "w", encoding="ascii") as lines:
+            for entry in self._archive.walk(product):
+                check(stop)
+                facts = {name: getattr(entry, name) for name in entry.__slots__}
+                lines.write(json.dumps(facts) + "\n")
+
+
+@contextmanager
+def _listing() -> Iterator[int]:
+    """A file in memory that a carrier can open by its path."""
+    file = os.memfd_create("datahub-product")
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _names(order: Order, name: str) -> dict[str, object]:
+    return {
+        "destination": folder_url(order.destination),
+        "temporary": f"{PREFIX}{order.transfer}-{order.attempt}",
+        "quoted_name": final_url(order.destination, name).rpartition("/")[2],
+        "overwrite": order.overwrite,
+    }
+
+
+def _facts(delivery: Delivery) -> dict[str, object]:
+    folder, _, name = delivery.final.rpartition("/")
+    return {
+        "destination": folder,
+        "quoted_name": name,
+        "temporary": delivery.temporary,
+        "size": delivery.size,
+        "folder": delivery.is_directory,
+        "checksums": delivery.checksums,
+    }
+
+
+def _delivery(order: Order, name: str, made: dict[str, Any]) -> Delivery:
+    return Delivery(
+        final=final_url(order.destination, name),
+        temporary=f"{PREFIX}{order.transfer}-{order.attempt}",
+        device=0,
+        inode=0,
+        files=made["files"],
+        size=made["size"],
+        checksums=made["checksums"],
+    )
+
+
+def _fault_of(fault: Fault) -> PassingFault | FinalFault:
+    if fault.kind == "lost":
+        return DeliveryLost(fault.text)
+    if fault.kind == "missing":
+        return PassingFault(f"{fault.text}: {_MISSING}")
+    if fault.kind == "never":
+        return FinalFault(fault.text)
+    where = {"source": "the source ", "destination": "the destination "}.get(fault.where, "")
+    if _REFUSED.search(fault.text) and "has expired" not in fault.text:
+        return FinalFault(f"the server does not let the hub in: {fault.text}")
+    if fault.errno in _NEVER:
+        reason = _NEVER[fault.errno]
+        return FinalFault(f"{where}{reason}: {fault.text}" if reason else fault.text)
+    return PassingFault(f"{where and where.strip() + ': '}{fault.text}")
+
+
+def _ignore(_: int) -> None:
+    """The size of a rename is nothing to tell."""

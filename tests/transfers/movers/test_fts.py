@@ -1,0 +1,184 @@
+"""The client of FTS3 against a server at the wire: over TLS with certificates, delegation with real signatures."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pytest
+import pytest_twisted
+
+from datahub.errors import FinalFault, PassingFault
+from datahub.kit.clock import HubClock
+from datahub.kit.tls import ClientPolicy
+from datahub.transfers.movers import fts as module
+from datahub.transfers.movers.fts import Fts, Refused, Unknown
+from datahub.transfers.movers.proxies import Papers
+from tests.fakes.fts3 import FakeFts, listen
+from tests.gridftp import Authority
+
+FILE = {"sources": ["gsiftp://a/1"], "destinations": ["gsiftp://b/1"], "checksum": "ADLER32", "filesize": 5}
+
+
+def job(sid: str = "s1", **params: Any) -> dict[str, Any]:
+    return {"files": [FILE], "params": {"id_generator": "deterministic", "sid": sid, **params}}
+
+
+@dataclass
+class Place:
+    """A server, and the hub's client of it."""
+
+    authority: Authority
+    fake: FakeFts
+    fts: Fts
+    port: int
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Give who signs all certificates here."""
+    return Authority(tmp_path_factory.mktemp("fts"))
+
+
+def client(authority: Authority, port: int, papers: Papers, reactor: Any) -> Fts:
+    clock = HubClock()
+    clock.set(int(time.time() * 1000), 0)
+    policy = partial(ClientPolicy, papers.proxy or papers.certificate, papers.proxy or papers.key, authority.pem)
+    return Fts(f"https://localhost:{port}", papers, policy, clock, reactor)
+
+
+@pytest_twisted.async_yield_fixture()
+async def place(authority, reactor):
+    """Give a server that has nothing yet."""
+    fake = FakeFts()
+    certificate, key = authority.issue("server", server=True)
+    listening = listen(fake, certificate, key, authority.pem, reactor)
+    port = listening.getHost().port
+    fts = client(authority, port, Papers(*authority.issue("hub")), reactor)
+    yield Place(authority, fake, fts, port)
+    await fts.stop()
+    await listening.stopListening()
+
+
+async def test_a_job_from_its_submission_to_its_end(place):
+    """A proxy is delegated once; the id is the one that was expected; states and files are told."""
+    expected = await place.fts.id_of("s1")
+    assert await place.fts.submit(job()) == expected
+    await place.fts.submit(job("s2"))
+    assert [each.count for each in place.fake.delegations.values()] == [1]
+    (told,) = await place.fts.look([expected])
+    assert (told.job_id, told.job_state, told.known) == (expected, "SUBMITTED", True)
+    place.fake.run(expected)
+    place.fake.finish(expected)
+    (told,) = await place.fts.look([expected])
+    assert (told.job_state, told.files[0].file_state, told.files[0].filesize) == ("FINISHED", "FINISHED", 5)
+    with pytest.raises(Refused, match="duplicated"):
+        await place.fts.submit(job())
+
+
+async def test_many_jobs_in_one_request(place):
+    """Those that are not known there are told apart."""
+    one, two = [await place.fts.submit(job(sid)) for sid in ("s1", "s2")]
+    place.fake.asked.clear()
+    found = {each.job_id: each for each in await place.fts.look([one, "gone", two])}
+    assert [found[each].known for each in (one, "gone", two)] == [True, False, True]
+    assert len(place.fake.asked) == 1
+    assert not (await place.fts.look(["gone"]))[0].known
+
+
+async def test_what_was_purged_is_in_the_archive(place):
+    """If the server has one."""
+    one = await place.fts.submit(job())
+    place.fake.finish(one)
+    place.fake.purge(one)
+    assert not (await place.fts.look([one]))[0].known
+    assert (await place.fts.recall(one)).job_state == "FINISHED"
+    with pytest.raises(Unknown):
+        await place.fts.recall("gone")
+
+
+async def test_a_job_is_cancelled(place):
+    """One that has ended can't be any more, which is no fault."""
+    one = await place.fts.submit(job())
+    await place.fts.cancel(one)
+    await place.fts.cancel(one)
+    assert place.fake.jobs[one]["job_state"] == "CANCELED"
+    with pytest.raises(Unknown):
+        await place.fts.cancel("gone")
+
+
+async def test_a_proxy_that_expires_is_renewed(place):
+    """Two hours before its end; or when the server says that it has none, be it that it was deleted there."""
+    await place.fts.delegate()
+    (delegated,) = place.fake.delegations.values()
+    until = delegated.until
+    assert abs(until - time.time() - 7 * 3600) < 100
+    await place.fts.delegate()
+    assert delegated.count == 1
+    place.fts._clock.set(int((until - 2 * 3600 + 5) * 1000), 0)
+    place.fake.now = lambda: until - 2 * 3600 + 5
+    await place.fts.delegate()
+    assert delegated.count == 2
+    place.fake.delegations.clear()
+    await place.fts.submit(job())
+    assert [each.count for each in place.fake.delegations.values()] == [1]
+
+
+async def test_a_proxy_delegates(place, reactor):
+    """The hub may itself have no more than a proxy."""
+    papers = Papers(proxy=place.authority.proxy("robot", name="robot"))
+    fts = client(place.authority, place.port, papers, reactor)
+    await fts.submit(job())
+    await fts.stop()
+    assert len(place.fake.jobs) == 1
+
+
+async def test_credentials_that_have_expired(place, reactor):
+    """Nothing is asked; the file and the time are named."""
+    papers = Papers(proxy=place.authority.proxy("robot", seconds=60, began=-3600, name="late"))
+    fts = client(place.authority, place.port, papers, reactor)
+    with pytest.raises(PassingFault, match=r"late.pem have expired at"):
+        await fts.whoami()
+
+
+@pytest.mark.parametrize(
+    ("manner", "told"),
+    [
+        ("hang", "is silent: the answer of .* took longer than 0.5 s"),
+        ("half", "is silent"),
+        ("reset", "can't be reached"),
+        ("broken", "answered 503: Service Unavailable"),
+        ("lies", "does not say"),
+    ],
+)
+async def test_a_server_in_trouble(place, manner, told, monkeypatch):
+    """Whatever it does, it is waited for no longer than a while, and it is said what it did."""
+    await place.fts.delegate()
+    monkeypatch.setattr(module, "ANSWER", 0.5)
+    place.fake.manner = manner
+    for asking in (place.fts.submit(job()), place.fts.look(["1"]), place.fts.look(["1", "2"])):
+        with pytest.raises(PassingFault, match=told):
+            await asking
+    place.fake.manner = "waits"
+    await place.fts.submit(job())
+
+
+async def test_who_is_not_let_in(place, reactor):
+    """That is final, in the server's words."""
+    place.fake.manner = "banned"
+    with pytest.raises(FinalFault, match="answered 403: The user has been banned"):
+        await place.fts.whoami()
+    place.fake.manner = "waits"
+    with pytest.raises(FinalFault, match=r"answered 400: .*Invalid job"):
+        await place.fts.submit({"files": [], "params": {}})
+
+
+async def test_a_server_that_is_somebody_else(place, reactor, tmp_path):
+    """Its certificate is of another authority: nothing is sent to it."""
+    other = Authority(tmp_path / "other")
+    fts = client(other, place.port, Papers(*place.authority.issue("hub")), reactor)
+    with pytest.raises(PassingFault, match=r"can't be reached: .*certificate verify failed"):
+        await fts.whoami()
+    assert place.fake.asked == []

@@ -1,0 +1,353 @@
+"""The mover ``gfal:`` against a real GridFTP server: what arrives is whole and verified, or nothing does."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+from zlib import adler32
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError
+
+from datahub.archive import Product
+from datahub.archive.local import LocalArchive
+from datahub.errors import FinalFault, PassingFault
+from datahub.kit.aio import start
+from datahub.kit.clock import HubClock
+from datahub.kit.threads import InlinePool
+from datahub.transfers.movers import Checksum, Delivery, DeliveryLost, Order, Remote
+from datahub.transfers.movers.carriers import Carriers
+from datahub.transfers.movers.gfal import COMMAND, GfalMover
+from datahub.transfers.movers.proxies import Papers
+from tests.files.trees import names_in
+from tests.gridftp import Authority, GridServer, need_grid
+from tests.waiting import until
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
+
+
+@dataclass
+class Grid:
+    """A server, a folder of it for each test, and movers with whatever credentials."""
+
+    authority: Authority
+    server: GridServer
+    proxy: Path
+    reactor: Any
+    home: Path
+    attempts: Iterator[int] = field(default_factory=lambda: count(1))
+    movers: list[Carriers] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.archive_root = self.home / "archive"
+        self.archive_root.mkdir()
+        self.deliveries = self.home / "deliveries"
+        self.archive = LocalArchive(self.archive_root, InlinePool())
+        self.moved: list[int] = []
+        self.mover = self.moving(Papers(proxy=self.proxy, ca=self.authority.folder))
+
+    def moving(self, papers: Papers) -> GfalMover:
+        """Give a mover with credentials."""
+        carriers = Carriers(COMMAND, papers.environment(os.environ, None), papers.stamp, self.reactor)
+        self.movers.append(carriers)
+        clock = HubClock()
+        clock.set(int(time.time() * 1000), 0)
+        return GfalMover(carriers, InlinePool(), self.archive, papers, clock)
+
+    def put(self, name: str, content: bytes = b"data") -> Path:
+        """Put a file into the archive."""
+        path = self.archive_root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        return path
+
+    def order(self, *, to: str = "alice", checksum: Checksum | None = None, overwrite: bool = False) -> Order:
+        """Order a delivery; all are of one transfer."""
+        where = self.server.url(self.deliveries / to)
+        return Order("f7d2", f"7.{next(self.attempts)}", where, overwrite, checksum)
+
+    async def deliver(self, product: str | Product, order: Order | None = None) -> Delivery:
+        """Copy and publish."""
+        order = order or self.order()
+        found = await self.archive.locate(product) if isinstance(product, str) else product
+        delivery = await self.mover.copy(order, found, self.moved.append)
+        await self.mover.publish(order, delivery)
+        return delivery
+
+    def delivered(self, folder: str = "alice") -> list[str]:
+        """List what lies in a folder of the deliveries, temporary names too."""
+        path = self.deliveries / folder
+        return names_in(path) if path.exists() else []
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GridServer]:
+    """Give a GridFTP server for all tests here."""
+    need_grid()
+    server = GridServer(Authority(tmp_path_factory.mktemp("grid")))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def proxy(server: GridServer) -> Path:
+    """Give alice's proxy."""
+    return server.authority.proxy("alice")
+
+
+@pytest_twisted.async_yield_fixture()
+async def grid(server, proxy, reactor, tmp_path):
+    """Give the server with an archive beside it; no process is left."""
+    grid = Grid(server.authority, server, proxy, reactor, tmp_path)
+    yield grid
+    for each in grid.movers:
+        await each.stop()
+
+
+def content(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+def tree(grid: Grid, files: int) -> dict[str, bytes]:
+    """Put a product of folders into the archive, with names that need care; its files."""
+    odd = ["a b", "p%20q", "h#x", "q?y", "ü", 'quo"te', "back\\s", "[b]", "plus+&;=", "~t", "st*r", "-dash", "'"]
+    names = [f"{number % 3}/{name}" for number, name in enumerate(odd)] + [f"n/{n:03}" for n in range(files)]
+    found = {name: content(number * 100) for number, name in enumerate(names)}
+    for name, data in found.items():
+        grid.put(f"tree/{name}", data)
+    (grid.archive_root / "tree" / "empty").mkdir()
+    return found
+
+
+async def test_a_file_arrives(grid):
+    """Under its name, whole, with its checksum, its size told as progress; folders on the way are made."""
+    data = content(3_000_000)
+    grid.put("005", data)
+    delivery = await grid.deliver("005", grid.order(to="al ice/ü/%"[:-2]))
+    assert (grid.deliveries / "al ice" / "ü" / "005").read_bytes() == data
+    assert delivery.checksums == {"adler32": f"{adler32(data):08x}"}
+    assert (delivery.files, delivery.size, sum(grid.moved)) == (1, 3_000_000, 3_000_000)
+    assert delivery.final == grid.server.url(grid.deliveries) + "/al%20ice/%C3%BC/005"
+    assert not delivery.is_directory
+
+
+@pytest.mark.parametrize("files", [0, 40])
+async def test_a_tree_arrives(grid, files):
+    """With all its names and empty folders: few files one by one, many in bulk."""
+    expected = tree(grid, files)
+    delivery = await grid.deliver("tree")
+    there = grid.deliveries / "alice" / "tree"
+    found = {str(path.relative_to(there)): path.read_bytes() for path in there.rglob("*") if path.is_file()}
+    assert found == expected
+    assert (there / "empty").is_dir()
+    assert grid.delivered() == ["tree"]
+    assert (delivery.files, delivery.size) == (len(expected), sum(map(len, expected.values())))
+    assert delivery.is_directory
+
+
+async def test_what_is_on_another_host_goes_from_there(grid):
+    """A file and a folder, which nobody has counted, by a third-party copy."""
+    expected = tree(grid, 10)
+    for name, files in (("tree", len(expected)), ("tree/n/009", 1)):
+        path = grid.archive_root / name
+        url = grid.server.url(path)
+        remote = Remote("5", path.name, path, is_directory=False, files=0, size=0, url=url)
+        delivery = await grid.deliver(remote)
+        assert (delivery.files, delivery.is_directory) == (files, files > 1)
+        assert Path(grid.deliveries / "alice" / path.name).exists()
+    assert grid.delivered() == ["009", "tree"]
+
+
+async def test_what_is_not_there_can_not_be_moved(grid):
+    """A stager's report was wrong: that is final."""
+    remote = Remote(
+        "5", "x", Path("/nowhere/x"), is_directory=False, files=0, size=0, url=grid.server.url("/nowhere/x")
+    )
+    with pytest.raises(FinalFault, match="the source is not there: gsiftp://localhost"):
+        await grid.deliver(remote)
+
+
+async def test_nothing_is_clobbered(grid):
+    """What has the name stays, unless the order says overwrite; a folder is never replaced."""
+    grid.put("005", b"new")
+    there = grid.deliveries / "alice" / "005"
+    there.parent.mkdir(parents=True)
+    there.write_bytes(b"old")
+    with pytest.raises(FinalFault, match="005 exists already"):
+        await grid.deliver("005")
+    assert (grid.delivered(), there.read_bytes()) == (["005"], b"old")
+    await grid.deliver("005", grid.order(overwrite=True))
+    assert (grid.delivered(), there.read_bytes()) == (["005"], b"new")
+    tree(grid, 0)
+    await grid.deliver("tree")
+    with pytest.raises(FinalFault, match="overwrite replaces only a file by a file"):
+        await grid.deliver("tree", grid.order(overwrite=True))
+
+
+@pytest.mark.parametrize("algorithm", ["adler32", "md5", "sha256"])
+async def test_the_checksum_is_that_of_the_product(grid, algorithm):
+    """The right one is told, a wrong one ends it with nothing left."""
+    grid.put("005", b"data")
+    known = {
+        "adler32": "0400019b",
+        "md5": "8d777f385d3dfec8815d20f7496026dc",
+        "sha256": "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7",
+    }
+    right = Checksum(algorithm, known[algorithm])
+    delivery = await grid.deliver("005", grid.order(checksum=right))
+    assert delivery.checksums[algorithm] == right.value
+    wrong = Checksum(algorithm, "0" * len(right.value))
+    with pytest.raises(FinalFault, match=f"has the {algorithm} {right.value}, but 0"):
+        await grid.deliver("005", grid.order(to="bob", checksum=wrong))
+    assert grid.delivered("bob") == []
+
+
+async def test_each_step_may_run_twice(grid):
+    """Published twice is published; a copy that has gone is made again; leftovers are discarded."""
+    grid.put("005", b"data")
+    tree(grid, 0)
+    for product in ("005", "tree"):
+        order = grid.order()
+        delivery = await grid.deliver(product, order)
+        await grid.mover.publish(order, delivery)
+        lost = await grid.mover.copy(grid.order(to="bob"), await grid.archive.locate(product), grid.moved.append)
+        await grid.mover.discard(grid.order(to="bob"))
+        await grid.mover.discard(grid.order(to="nowhere"))
+        with pytest.raises(DeliveryLost, match="has gone: it is made again"):
+            await grid.mover.publish(grid.order(to="bob"), lost)
+        assert grid.delivered("bob") == []
+    assert grid.delivered() == ["005", "tree"]
+
+
+async def test_foreign_files_are_not_taken_for_ours(grid):
+    """The temporary copy has gone, and what has its name is of the same size, but another."""
+    grid.put("005", b"data")
+    order = grid.order()
+    delivery = await grid.mover.copy(order, await grid.archive.locate("005"), grid.moved.append)
+    await grid.mover.discard(order)
+    (grid.deliveries / "alice" / "005").write_bytes(b"atad")
+    with pytest.raises(DeliveryLost):
+        await grid.mover.publish(order, delivery)
+
+
+async def test_what_changes_meanwhile_is_not_delivered(grid):
+    """The size is not what was counted: moved again later."""
+    path = grid.put("005", content(1000))
+    found = await grid.archive.locate("005")
+    walk = grid.archive.walk
+
+    def changed(product: Product) -> Any:
+        entries = list(walk(product))
+        path.write_bytes(b"short")
+        return entries
+
+    grid.archive.walk = changed
+    with pytest.raises(PassingFault, match="changed while it was moved"):
+        await grid.mover.copy(grid.order(), found, grid.moved.append)
+    assert grid.delivered() == []
+
+
+async def test_names_that_no_server_takes(grid):
+    """Neither a line feed in a command of FTP nor what is no text: said before anything is moved."""
+    grid.put("tree/a\nb")
+    with pytest.raises(FinalFault, match=r"the name 'a\\nb' can't be moved"):
+        await grid.deliver("tree")
+    grid.put("a\nb")
+    with pytest.raises(FinalFault, match="can't be that of a file on another host"):
+        await grid.deliver("a\nb")
+    grid.put("x" * 250)
+    with pytest.raises(FinalFault, match="too long for that server"):
+        await grid.deliver("x" * 250, grid.order(to="y" * 300))
+    assert grid.delivered() == []
+
+
+async def test_credentials_that_are_not_let_in(grid):
+    """Somebody else's proxy: final, in the server's words; one that has expired is waited for."""
+    grid.put("005")
+    grid.mover = grid.moving(Papers(proxy=grid.authority.proxy("mallory", name="m"), ca=grid.authority.folder))
+    with pytest.raises(FinalFault, match="the server does not let the hub in"):
+        await grid.deliver("005")
+    late = grid.authority.proxy("alice", seconds=60, began=-3600, name="late")
+    grid.mover = grid.moving(Papers(proxy=late, ca=grid.authority.folder))
+    with pytest.raises(PassingFault, match=r"late.pem have expired at 20.*: renew them"):
+        await grid.deliver("005")
+    late.write_bytes(grid.proxy.read_bytes())
+    await grid.deliver("005")
+    assert grid.delivered() == ["005"]
+
+
+async def test_a_certificate_and_its_key(grid):
+    """No proxy is needed."""
+    grid.put("005")
+    certificate, key = grid.authority.issue("alice")
+    grid.mover = grid.moving(Papers(certificate, key, ca=grid.authority.folder))
+    await grid.deliver("005")
+    assert grid.delivered() == ["005"]
+
+
+async def test_a_server_that_is_killed(grid):
+    """In the middle of a file: nothing has the final name; when the server is back it is moved again."""
+    big = grid.put("005")
+    os.truncate(big, 2_000_000_000)
+    order = grid.order()
+    copying = start(grid.mover.copy(order, await grid.archive.locate("005"), grid.moved.append))
+    under_way = grid.deliveries / "alice" / f".datahub-f7d2-{order.attempt}"
+    await until(lambda: under_way.exists() and under_way.stat().st_size > 10_000_000, "bytes arrive", 60)
+    grid.server.kill()
+    with pytest.raises(PassingFault):
+        await copying
+    assert grid.delivered() == [under_way.name]
+    with pytest.raises(PassingFault, match="Connection refused"):
+        await grid.mover.discard(order)
+    grid.server.start()
+    big.write_bytes(b"small")
+    await grid.mover.discard(order)
+    await grid.deliver("005")
+    assert grid.delivered() == ["005"]
+
+
+async def test_a_copy_that_is_stopped(grid):
+    """When it is cancelled the process is gone, and with it what it has started."""
+    big = grid.put("005")
+    os.truncate(big, 2_000_000_000)
+    order = grid.order()
+    copying = start(grid.mover.copy(order, await grid.archive.locate("005"), grid.moved.append))
+    under_way = grid.deliveries / "alice" / f".datahub-f7d2-{order.attempt}"
+    await until(under_way.exists, "bytes arrive", 60)
+    (carrier,) = grid.movers[0]._all
+    number = carrier.transport.pid
+    copying.cancel()
+    with pytest.raises(CancelledError):
+        await copying
+    assert not Path(f"/proc/{number}").exists()
+    await grid.mover.discard(order)
+    assert grid.delivered() == []
+
+
+async def test_one_process_serves_many(grid):
+    """One after the other; with new credentials there is a new one."""
+    seen = set()
+    papers = grid.home / "proxy.pem"
+    papers.write_bytes(grid.proxy.read_bytes())
+    papers.chmod(0o600)
+    grid.mover = grid.moving(Papers(proxy=papers, ca=grid.authority.folder))
+
+    async def move(name: str) -> None:
+        grid.put(name)
+        await grid.deliver(name)
+        seen.update(each.transport.pid for each in grid.movers[1]._all if each.alive)
+
+    await move("1")
+    await move("2")
+    assert len(seen) == 1
+    os.utime(papers, (1, 1))
+    await move("3")
+    assert len(seen) == 2

@@ -1,0 +1,421 @@
+"""Transfers that FTS carries out: handed over once, whatever crashes; followed; ended as FTS says, in truth."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import treq
+from sqlalchemy import text
+from treq.client import HTTPClient
+from treq.testing import RequestTraversalAgent, _SynchronousProducer
+from twisted.internet.defer import Deferred
+
+from datahub.archive import Entry, Product
+from datahub.errors import FinalFault, PassingFault
+from datahub.kit.aio import start
+from datahub.kit.clock import HubClock
+from datahub.kit.threads import InlinePool
+from datahub.transfers import endings
+from datahub.transfers.handing import AT_ONCE, LOOK_AGAIN, SENDING, STOPPING
+from datahub.transfers.model import Status
+from datahub.transfers.movers.fts import Asked, Fts
+from datahub.transfers.movers.fts_jobs import Agent
+from datahub.transfers.movers.proxies import Papers
+from datahub.transfers.pipeline import MOVE
+from datahub.work import presence, sweeper
+from tests.fakes.fts3 import Delegated, FakeFts
+from tests.transfers.depot import ME, Depot, caller
+
+TARGET = "gsiftp://there.example.org/home/alice/"
+HUB = "/CN=hub"
+
+
+class KnownFts(FakeFts):
+    """The server, where everybody is the hub."""
+
+    def _who(self, request: Any) -> Any:
+        return HUB, None
+
+
+class InlineFts(Fts):
+    """The client, in memory; ``faults`` are raised in place of answers, before or ``after`` the server has heard."""
+
+    def __init__(self, fake: FakeFts, clock: HubClock) -> None:
+        super().__init__("https://fts:8446", Papers(), lambda: None, clock, None)  # type: ignore[arg-type, return-value]
+        self.agent = RequestTraversalAgent(fake.app.resource())
+        self.http = HTTPClient(self.agent, data_to_body_producer=_SynchronousProducer)
+        self.faults: list[Any] = []
+        self.after: list[Any] = []
+
+    async def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> Asked:
+        await outcome(self.faults)
+        asking = self.http.request(method, f"https://fts:8446{path}", data=body)
+        self.agent.flush()
+        response = await asking
+        reading = treq.content(response)
+        self.agent.flush()
+        answer = Asked(response.code, await reading)
+        if method == "POST":
+            await outcome(self.after)
+        return answer
+
+
+async def outcome(answers: list[Any]) -> None:
+    answer = answers.pop(0) if answers else None
+    if isinstance(answer, Exception):
+        raise answer
+    if answer is not None:
+        await answer
+
+
+class Archive:
+    """Lists each product as one file, or a tree of two."""
+
+    def walk(self, product: Product) -> Any:
+        for name in ("a b", "c") if product.is_directory else ("",):
+            yield Entry(name, 1000, 0, 1, 1, is_directory=False)
+
+    def open(self, product: Product, entry: Any) -> int:
+        return os.open("/dev/null", os.O_RDONLY)
+
+
+class FtsDepot(Depot):
+    """Transfers to an FTS server in memory."""
+
+    def __init__(self, **more: Any) -> None:
+        self.fake = KnownFts()
+
+        def agents(clock: HubClock) -> dict[str, Any]:
+            self.fake.now = lambda: clock.wall() / 1000
+            self.fts = InlineFts(self.fake, clock)
+            self.fts._current = lambda: self._session  # type: ignore[method-assign]
+            source = "gsiftp://hub.example.org"
+            return {"gsiftp": Agent(self.fts, Archive(), InlinePool(), source)}  # type: ignore[arg-type]
+
+        self._session: Any = type("Session", (), {"me": None, "delegated_until": 0.0})()
+        super().__init__(agents=agents, **more)
+        number = self.fake._delegation(None)
+        self.fake.delegations[number] = Delegated(until=self.fake.now() + 10**9)
+
+    def handed(self, **more: Any) -> str:
+        """A transfer that is at FTS."""
+        number = self.submit(destination_path=TARGET, **more)
+        self.stage()
+        self.move()
+        return number
+
+    def job(self, number: str) -> str:
+        """The id of the job of a transfer."""
+        return str(self.transfer(number).fts_jobid)
+
+    def copies(self) -> Counter[str]:
+        """How often each destination was written."""
+        return Counter({target: len(jobs) for target, jobs in self.fake.copied.items()})
+
+    def flights(self) -> int:
+        """How many jobs are followed."""
+        return len(self.store.now(lambda c: c.execute(text("SELECT job FROM fts_job")).all()))
+
+    def crash(self) -> None:
+        """Lose the hub that has the work, and start again."""
+        for lane in self.lanes.values():
+            lane.halt()
+        self.store.now(partial(presence.take_back, owner=ME))
+        self.clock.advance(1)
+        for lane in self.lanes.values():
+            lane.open()
+
+
+@pytest.fixture
+def depot(monkeypatch):
+    monkeypatch.setattr(endings, "uniform", lambda low, high: 1.0)
+    depot = FtsDepot()
+    yield depot
+    depot.end()
+
+
+def test_the_way_through(depot):
+    """Handed over, parked without memory, followed, and SUCCESS with what FTS says of it."""
+    number = depot.handed(priority=4)
+    assert (depot.place(number).state, depot.transfer(number).status) == ("parked", Status.TRANSFERRING)
+    (asked,) = depot.fake.submissions
+    expected = {"sources": ["gsiftp://hub.example.org/archive/005"], "destinations": [f"{TARGET}005"]}
+    assert asked["files"] == [{**expected, "checksum": "ADLER32", "filesize": 1000}]
+    assert asked["params"] == {
+        "verify_checksum": "both",
+        "overwrite": False,
+        "dst_file_report": False,
+        "retry": -1,
+        "priority": 4,
+        "id_generator": "deterministic",
+        "sid": depot.transfer(number).fts_attempt,
+        "job_metadata": {"datahub": number, "careful": False},
+    }
+    depot.fake.run(depot.job(number))
+    depot.follow()
+    assert depot.transfer(number).fts_details["job_state"] == "ACTIVE"
+    assert depot.transfer(number).status is Status.TRANSFERRING
+    depot.fake.finish(depot.job(number))
+    depot.follow()
+    depot.follow()
+    found = depot.transfer(number)
+    assert (found.status, found.fts_attempt, found.files, found.size) == (Status.SUCCESS, None, 1, 1000)
+    assert found.detailed_status == f"delivered and verified: {TARGET}005"
+    assert list(found.checksums) == ["adler32"]
+    details = {"server": "https://fts:8446", "job_id": found.fts_jobid, "job_state": "FINISHED"}
+    assert found.fts_details == {**details, "files": {"FINISHED": 1}}
+    assert (depot.place(number), depot.flights()) == (None, 0)
+
+
+def test_many_are_asked_about_at_once():
+    """In requests of a hundred, less often the older they are."""
+    depot = FtsDepot(moving=300)
+    numbers = [depot.submit(destination_path=f"{TARGET}{each}") for each in range(250)]
+    while any(depot.transfer(each).fts_jobid is None for each in numbers):
+        depot.stage()
+        depot.move()
+    depot.fake.asked.clear()
+    polls = []
+    while depot.clock.seconds() < 300:
+        before = len(depot.fake.asked)
+        depot.follow()
+        if len(depot.fake.asked) > before:
+            polls.append(depot.clock.seconds())
+    rounds = [path.count(",") + 1 for method, path in depot.fake.asked if method == "GET" and path.startswith("/jobs")]
+    assert max(rounds) == AT_ONCE
+    assert sum(rounds) / 250 < 40
+    for each in numbers:
+        depot.fake.finish(depot.job(each))
+    while depot.flights():
+        depot.follow()
+    assert {depot.transfer(each).status for each in numbers} == {Status.SUCCESS}
+    depot.end()
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("purged", [None, "archived", "gone"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_crash_around_the_submission_copies_once(depot, moment, purged, overwrite):
+    """Between FTS's answer and our commit, and the job is purged there by then: one copy, one SUCCESS."""
+    gate = Deferred()
+    (depot.fts.faults if moment == "before" else depot.fts.after).append(gate)
+    if moment == "before":
+        depot.fts.faults[:] = [None, None, gate]
+    number = depot.handed(overwrite=overwrite)
+    assert depot.place(number).state == "running"
+    job = depot.job(number)
+    if moment == "after":
+        depot.fake.run(job)
+        if purged:
+            depot.fake.finish(job)
+            depot.fake.purge(job, backup=purged == "archived")
+    depot.crash()
+    depot.fts.faults.clear()
+    depot.fts.after.clear()
+    depot.move()
+    for _ in range(20):
+        if depot.transfer(number).status.final:
+            break
+        if job in depot.fake.jobs:
+            depot.fake.finish(job)
+        depot.follow()
+    assert depot.transfer(number).status is Status.SUCCESS
+    assert depot.copies() == {f"{TARGET}005": 1}
+    assert (depot.place(number), depot.flights()) == (None, 0)
+    gate.cancel()
+
+
+def test_a_lost_answer_is_found_again(depot):
+    """FTS has the job, the hub heard nothing: it asks by the id that the job must have."""
+    depot.fts.after = [PassingFault("the FTS server is silent")]
+    number = depot.handed()
+    assert depot.place(number).state == "delayed"
+    depot.wait_for_retry(number)
+    depot.move()
+    assert (depot.place(number).state, len(depot.fake.submissions)) == ("parked", 1)
+
+
+def test_a_server_that_is_away(depot):
+    """Before the submission it is tried again; later the follower rests, and goes on."""
+    depot.fts.faults = [PassingFault("the FTS server is away")]
+    number = depot.handed()
+    assert depot.transfer(number).detailed_status == "the FTS server is away"
+    depot.wait_for_retry(number)
+    depot.move()
+    depot.fts.faults = [PassingFault("away")] * 3
+    for _ in range(4):
+        depot.follow()
+    depot.fake.finish(depot.job(number))
+    depot.clock.advance(60)
+    depot.follow()
+    depot.follow()
+    assert depot.transfer(number).status is Status.SUCCESS
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        ("SOURCE [2] No such file or directory", Status.ERROR),
+        ("DESTINATION [13] Permission denied", Status.ERROR),
+        ("TRANSFER [110] Connection timed out", Status.TRANSFERRING),
+        ("TRANSFER [5] something that nobody has seen", Status.TRANSFERRING),
+        ("Ein neuer Text", Status.TRANSFERRING),
+    ],
+)
+def test_a_failure_at_fts(depot, reason, status):
+    """What will not pass ends it; all else is tried again by another job, and the text is kept whole."""
+    number = depot.handed()
+    job = depot.job(number)
+    depot.fake.finish(job, "FAILED", reason=reason)
+    depot.follow()
+    found = depot.transfer(number)
+    assert (found.status, found.detailed_status) == (status, f"https://fts:8446: {reason}")
+    assert found.fts_details["failures"] == [{"destination": f"{TARGET}005", "state": "FAILED", "reason": reason}]
+    assert depot.handing.unknown == (reason == "Ein neuer Text")
+    if status is Status.TRANSFERRING:
+        depot.wait_for_retry(number)
+        depot.move()
+        assert depot.job(number) != job
+        depot.fake.finish(depot.job(number))
+        depot.follow()
+        assert depot.transfer(number).status is Status.SUCCESS
+    assert depot.flights() == 0
+
+
+def test_a_tree_that_arrives_in_part(depot):
+    """FINISHEDDIRTY: the next job copies what is missing, and takes what is there for ours if it is the same."""
+    product = Product("005", "005", Path("/archive/005"), is_directory=True, files=2, size=2000)
+    depot.archive.answers = [product] * 3
+    number = depot.handed()
+    depot.fake.finish(depot.job(number), "FINISHED", "FAILED", reason="TRANSFER [110] Connection timed out")
+    depot.follow()
+    assert depot.transfer(number).fts_details["files"] == {"FINISHED": 1, "FAILED": 1}
+    assert "1 of 2 files failed: TRANSFER [110]" in depot.transfer(number).detailed_status
+    depot.wait_for_retry(number)
+    depot.move()
+    assert depot.fake.submissions[-1]["params"]["dst_file_report"]
+    depot.fake.finish(depot.job(number))
+    depot.follow()
+    assert depot.transfer(number).status is Status.SUCCESS
+    assert depot.copies() == {f"{TARGET}005/a%20b": 1, f"{TARGET}005/c": 1}
+
+
+def test_what_is_in_the_way_is_not_ours(depot):
+    """At the first attempt it ends it, whatever it is."""
+    depot.fake.there[f"{TARGET}005"] = (1000, "00000001")
+    number = depot.handed()
+    depot.fake.finish(depot.job(number))
+    depot.follow()
+    assert depot.transfer(number).status is Status.ERROR
+    assert "Destination file exists" in depot.transfer(number).detailed_status
+
+
+def test_cancelled_at_fts_by_somebody_else(depot):
+    """Is an end, not a reason to try again."""
+    number = depot.handed()
+    depot.fake._cancel(depot.fake.jobs[depot.job(number)])
+    depot.follow()
+    assert (depot.transfer(number).status, depot.flights()) == (Status.ERROR, 0)
+
+
+@pytest.mark.parametrize("late", ["CANCELED", "FINISHED"])
+def test_a_cancellation_is_true(depot, late):
+    """CANCELLING until the copy has stopped; if it had ended by then, it is there, and that is what is told."""
+    number = depot.handed()
+    depot.fake.run(depot.job(number))
+    start(depot.verbs.cancel(caller(), number))
+    depot.move()
+    assert depot.fake.jobs[depot.job(number)]["job_state"] == "CANCELED"
+    for _ in range(3):
+        depot.follow()
+        assert depot.transfer(number).status is Status.CANCELLING
+    depot.fake.stop_copies(depot.job(number), late)
+    for _ in range(3):
+        depot.follow()
+    assert depot.transfer(number).status is (Status.CANCELLED if late == "CANCELED" else Status.SUCCESS)
+    assert (depot.place(number), depot.flights()) == (None, 0)
+
+
+def test_a_copy_that_never_stops(depot):
+    """It is not waited for for ever."""
+    number = depot.handed()
+    depot.fake.run(depot.job(number))
+    start(depot.verbs.cancel(caller(), number))
+    depot.move()
+    for _ in range(60):
+        depot.clock.advance(STOPPING / 1000 / 30)
+        depot.store.now(partial(sweeper._wake, now=depot.hub_clock.now()))
+        depot.look(MOVE)
+        depot.follow()
+    assert depot.transfer(number).status is Status.CANCELLED
+
+
+def test_cancelled_while_it_is_submitted(depot):
+    """The submission is not cut in half; it is cancelled when FTS knows it."""
+    gate = Deferred()
+    depot.fts.faults = [None, None, gate]
+    number = depot.handed()
+    start(depot.verbs.cancel(caller(), number))
+    depot.interrupt(number)
+    depot.clock.advance(0)
+    depot.move()
+    assert depot.transfer(number).status is Status.CANCELLING
+    gate.callback(None)
+    depot.wait_for_retry(number)
+    depot.move()
+    depot.follow()
+    assert depot.transfer(number).status is Status.CANCELLED
+    assert depot.copies() == {}
+
+
+def test_cancelled_before_it_was_submitted(depot):
+    """FTS never hears of it."""
+    depot.fts.faults = [PassingFault("away")]
+    number = depot.handed()
+    start(depot.verbs.cancel(caller(), number))
+    depot.move()
+    assert depot.transfer(number).status is Status.CANCELLED
+    assert depot.fake.submissions == []
+
+
+def test_a_job_that_nobody_knows_any_more(depot):
+    """Purged without a trace while it was parked: handed over again, with care."""
+    number = depot.handed()
+    depot.fake.purge(depot.job(number), backup=False)
+    depot.follow()
+    assert depot.place(number).state == "ready"
+    depot.move()
+    assert depot.fake.submissions[-1]["params"]["dst_file_report"]
+    depot.fake.finish(depot.job(number))
+    depot.clock.advance(60)
+    depot.follow()
+    assert depot.transfer(number).status is Status.SUCCESS
+
+
+def test_it_is_looked_at_again_though_nobody_follows(depot):
+    """The parked item has an end; then its step asks itself."""
+    number = depot.handed()
+    depot.clock.advance(LOOK_AGAIN / 1000 + 1)
+    depot.store.now(partial(sweeper._wake, now=depot.hub_clock.now()))
+    depot.move()
+    assert depot.place(number).state == "parked"
+    depot.fake.finish(depot.job(number))
+    depot.clock.advance(LOOK_AGAIN / 1000 + 1)
+    depot.store.now(partial(sweeper._wake, now=depot.hub_clock.now()))
+    depot.move()
+    assert depot.transfer(number).status is Status.SUCCESS
+
+
+def test_a_refused_submission_ends_it(depot):
+    """And leaves nothing to be followed for ever."""
+    depot.fts.faults = [None, None, FinalFault("https://fts:8446 answered 400: Invalid job")]
+    number = depot.handed()
+    assert depot.transfer(number).status is Status.ERROR
+    depot.clock.advance(SENDING / 1000)
+    depot.follow()
+    assert depot.flights() == 0
