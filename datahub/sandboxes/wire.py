@@ -161,10 +161,6 @@ class _Quiet(_HTTP11ClientFactory):
     noisy = False
 
 
-class _Pool(HTTPConnectionPool):
-    _factory = _Quiet
-
-
 class Wire:
     """All that is asked of masters and agents; ``authorization`` is the header for those who may have it."""
 
@@ -173,8 +169,9 @@ class Wire:
         self.patience = patience
         self._authorization = authorization
         self._endpoints = _Endpoints(reactor, policy, patience.connect)
-        self._pool = _Pool(reactor)
+        self._pool = HTTPConnectionPool(reactor)
         self._pool.retryAutomatically = True
+        self._pool._factory = _Quiet  # noqa: SLF001 - Twisted has no other way
         self._agent = Agent.usingEndpointFactory(reactor, cast(IAgentEndpointFactory, self._endpoints), self._pool)
 
     def start(self) -> None:
