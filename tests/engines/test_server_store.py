@@ -78,7 +78,7 @@ def number_of(connection: Connection) -> int:
 
 async def test_a_deadlock_is_tried_again(store):
     """Two that lock the same rows crosswise both come to their end, each with its effect once."""
-    together, tries = Barrier(2, timeout=10), []
+    together, tries = Barrier(2, timeout=45), []
 
     def cross(connection: Connection, first: str, second: str) -> None:
         tries.append(first)
@@ -113,7 +113,7 @@ async def test_a_lost_connection_is_tried_again(store, kill):
 
 async def test_connections_that_died_idle_are_replaced(store, kill):
     """As after a restart of the server: nobody who asks afterwards hears of it."""
-    together = Barrier(4, timeout=10)
+    together = Barrier(4, timeout=45)
 
     def number(connection: Connection) -> int:
         found = number_of(connection)

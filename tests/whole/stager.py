@@ -63,16 +63,16 @@ class Staging:
 
     def behave(self, manner: str) -> None:
         """Say how the next requests are treated."""
-        urlopen(Request(f"{self.url}manner", manner.encode(), method="PUT"), timeout=10).close()
+        urlopen(Request(f"{self.url}manner", manner.encode(), method="PUT"), timeout=60).close()
 
     def _answers(self) -> bool:
-        with suppress(URLError, OSError), urlopen(f"{self.url}seen", timeout=10):
+        with suppress(URLError, OSError), urlopen(f"{self.url}seen", timeout=60):
             return True
         return False
 
     def seen(self, what: str) -> list[Any]:
         """What it was asked, or the answers to its reports."""
-        with urlopen(f"{self.url}seen", timeout=10) as answer:
+        with urlopen(f"{self.url}seen", timeout=60) as answer:
             found: list[Any] = json.load(answer)[what]
         return found
 

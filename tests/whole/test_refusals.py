@@ -20,8 +20,8 @@ from tests.whole.daemon import FOREGROUND, Daemon, free_port, until
 from tests.whole.relay import Relay
 from tests.whole.site import Site
 
-SOON = 20.0
-"""Seconds on a busy machine; on an idle one it is a tenth of that."""
+SOON = 40.0
+"""Seconds on a busy machine; on an idle one it is a twentieth of that."""
 
 
 @pytest.fixture(params=["foreground", "daemon"])
@@ -131,14 +131,12 @@ CASES: list[tuple[Callable[[Site], Daemon], list[str]]] = [
 def test_refusal(site: Site, options: list[str], arrange: Callable[[Site], Daemon], told: list[str]) -> None:
     """The exit code is not 0, and the whole reason reaches the terminal, without a traceback or a password."""
     daemon = arrange(site)
-    begun = time.monotonic()
     daemon.spawn(options=options)
     try:
         assert daemon.ended(SOON) not in {0, -signal.SIGKILL}
     finally:
         if hasattr(site, "taken"):
             site.taken.close()
-    assert time.monotonic() - begun < SOON
     lines = [line for line in daemon.stderr.splitlines() if line.startswith("datahub: ")]
     assert len(lines) == (2 if arrange is wrong_configuration else 1), daemon.stderr
     for text in told:
@@ -180,7 +178,7 @@ def test_database_server_that_comes_late(postgresql_site: Site) -> None:
         until(lambda: "waiting for the database" in daemon.log, "a hub that waits")
         time.sleep(3)
         relay.start()
-        daemon.await_answer("/ready", 20)
+        daemon.await_answer("/ready", SOON)
         daemon.stop()
     finally:
         relay.close()
