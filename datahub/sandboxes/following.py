@@ -177,6 +177,9 @@ class Watch:
                     return
                 else:
                     await self._more()
+        except _Lost:
+            log.warn("{who} has not kept what comes next in {path}", who=self._files.who, path=self._path)
+            raise
         finally:
             self._followers -= 1
             running = self._running
@@ -221,7 +224,6 @@ class Watch:
         return name_of(self._path, self._live - generation), position - base, end - position
 
     def _lost(self) -> UpstreamFault:
-        log.warn("{who} has not kept what comes next in {path}", who=self._files.who, path=self._path)
         return _Lost(f"{self._files.who} has not kept the part of the file that comes next")
 
     async def _run(self) -> None:
