@@ -18,6 +18,7 @@ from tests.sandboxes.shelf import FOLDER, PACE, PATH, Follower, Log, Shelf
 
 A, B, C, D = (Mark(size, float(size)) for size in (10, 20, 30, 40))
 LONG = 1000
+# For more of them, once: DATAHUB_SEEDS=1000.
 SEEDS = int(os.environ.get("DATAHUB_SEEDS", "10"))
 
 
