@@ -172,7 +172,7 @@ async def test_a_statement_that_hangs_is_given_up(url, reactor, monkeypatch):
         before = reactor.seconds()
         with pytest.raises(Unavailable, match=r"could not sleep|too long to sleep"):
             await store.run("sleep", lambda c: c.execute(text(SLEEP[c.dialect.name])).scalar())
-        assert reactor.seconds() - before < 5
+        assert reactor.seconds() - before < 20
         assert await store.read("check", lambda c: c.execute(text("SELECT 1")).scalar()) == 1
 
 
@@ -186,10 +186,10 @@ async def test_when_all_connections_are_busy(url, reactor, monkeypatch):
 
     def hold(_: Connection) -> None:
         held.set()
-        go.wait(20)
+        go.wait(45)
 
     holding = start(store.run("hold", hold))
-    held.wait(10)
+    held.wait(45)
     with pytest.raises(Unavailable, match="too slow to ask: all connections are busy"):
         await store.run("ask", values)
     go.set()
@@ -207,7 +207,7 @@ async def test_a_server_that_is_away(server, reactor):
     before = reactor.seconds()
     with pytest.raises(Unavailable, match="the database is away and could not values") as refused:
         await store.run("values", values)
-    assert reactor.seconds() - before < 20
+    assert reactor.seconds() - before < 45
     assert "secret" not in str(refused.value)
     await store.stop()
     with pytest.raises(Unavailable, match="the hub is stopping"):

@@ -58,7 +58,7 @@ class Staging:
         """End the process."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def behave(self, manner: str) -> None:

@@ -73,14 +73,14 @@ def run_example(folder: Path, number: int) -> list[str]:
             os.killpg(process.pid, number)
         else:
             process.terminate()
-        process.wait(20)
+        process.wait(60)
         until(lambda: not listens(), "a free port")
         assert "Traceback" not in out.read_text()
         return out.read_text().splitlines()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
 
 
 def listens() -> bool:
