@@ -16,7 +16,8 @@ from zope.interface import implementer
 
 __all__ = ["Watch"]
 
-TURNS = 5
+# Of 0.01 s each: on a busy machine a connection that was cut takes its time to be gone.
+TURNS = 200
 
 
 class Watch:

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from datahub.kit.aio import within
 from tests.cleanliness import Watch
 from tests.servers import ENGINES, MISSING, amqp_url, fresh_database, services_required
 
 pytest_plugins = ["pytester"]
+
+# How long an example takes tells of the machine.
+settings.register_profile("datahub", deadline=None)
+settings.load_profile("datahub")
 
 DATABASES = [pytest.param(each, marks=() if each == "sqlite" else pytest.mark.engine) for each in ENGINES]
 

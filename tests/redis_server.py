@@ -17,7 +17,7 @@ from tests.servers import MISSING, services_required
 
 __all__ = ["RedisServer", "own_redis"]
 
-START = 20.0
+START = 60.0
 
 
 class RedisServer:
@@ -60,7 +60,7 @@ class RedisServer:
         """End it as a power cut would."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def hang(self) -> None:

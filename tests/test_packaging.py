@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,10 @@ PARTS = ("datahub", "twisted", "setup.cfg", "pyproject.toml", "README.md")
 
 def run(*command: object, folder: Path) -> str:
     """Run ``command`` in ``folder`` and give what it prints; its words are in the error if it fails."""
-    done = subprocess.run([str(each) for each in command], cwd=folder, capture_output=True, text=True, check=False)
+    # Not the code that a developer may have on his path: what was installed.
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [str(each) for each in command]
+    done = subprocess.run(words, cwd=folder, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -70,7 +70,7 @@ class Host:
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     """Run ``command`` with this datahub, installed or not."""
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, timeout=60, check=False)
 
 
 @pytest.fixture

@@ -120,7 +120,6 @@ class Watch:
         self._bases = {0: 0}
         self._window = b""
         self._spent = False
-        self._settled = True
         self._unsettled: float | None = None
         self._followers = 0
         self._over = False
@@ -142,22 +141,22 @@ class Watch:
         """The position at which the file that is written to begins; raises what `Files` does."""
         begun = self._clock.seconds()
         while (passed := self._clock.seconds() - begun) < self._pace.patience:
+            more = None
             try:
                 more = await self._look()
-                if self._settled and (self._spot.age == 0 or not more):
-                    return self._bases.get(self._live, self.head)
             except NoFile:
                 # Between renaming a file and making it anew there is none.
                 if passed >= self._pace.settle:
                     raise
-            if not self._settled:
+            if more is None:
                 await sleep(self._pace.poll, self._clock)
+            elif self._spot.age == 0 or not more:
+                return self._bases.get(self._live, self.head)
         raise UpstreamFault(f"{self._files.who} rotates the file faster than it can be read")
 
     async def steady(self, turns: int) -> bool:
         """Whether the files still have the names that they had when `turns` was that."""
-        await self._look()
-        return self._settled and self.turns == turns
+        return await self._look() is not None and self.turns == turns
 
     async def follow(self, position: int) -> AsyncGenerator[bytes, None]:
         """All bytes from ``position`` on, until the task has ended and its file is read to the end.
@@ -178,6 +177,9 @@ class Watch:
                     return
                 else:
                     await self._more()
+        except _Lost:
+            log.warn("{who} has not kept what comes next in {path}", who=self._files.who, path=self._path)
+            raise
         finally:
             self._followers -= 1
             running = self._running
@@ -199,17 +201,17 @@ class Watch:
         """A page of what is behind the window; afterwards it is looked whether that was the right file."""
         begun = self._clock.seconds()
         while self._clock.seconds() - begun < self._pace.patience:
-            turns, steady = self.turns, False
+            turns, more = self.turns, None
             name, offset, room = self._place(position)
             data = await self._piece(name, offset, min(PAGE, room))
             with suppress(NoFile):
-                steady = await self.steady(turns)
-            if steady and data:
-                return data
-            if steady:
-                break
-            if not self._settled:
+                more = await self._look()
+            if more is None:
                 await sleep(self._pace.poll, self._clock)
+            elif turns == self.turns:
+                if data:
+                    return data
+                break
         raise self._lost()
 
     def _place(self, position: int) -> tuple[str, int, int]:
@@ -222,7 +224,6 @@ class Watch:
         return name_of(self._path, self._live - generation), position - base, end - position
 
     def _lost(self) -> UpstreamFault:
-        log.warn("{who} has not kept what comes next in {path}", who=self._files.who, path=self._path)
         return _Lost(f"{self._files.who} has not kept the part of the file that comes next")
 
     async def _run(self) -> None:
@@ -240,6 +241,7 @@ class Watch:
         """Poll while anybody waits at the end, until the task has ended or the file is lost."""
         while not self.done:
             await self._wanted()
+            more = None
             try:
                 more = await self._look()
                 self._failing = None
@@ -247,8 +249,8 @@ class Watch:
                     self._task_over = await self._ended()
                     continue
             except (UpstreamFault, NoFile) as fault:
-                more = self._bear(fault)
-            if self._task_over and not more and self._failing is None and self._settled:
+                self._bear(fault)
+            if self._task_over and more is False:
                 self._over = True
             self._wake(more=False)
             if not (more or self.done):
@@ -261,7 +263,7 @@ class Watch:
         self._asked = now if due else self._asked
         return due
 
-    def _bear(self, fault: UpstreamFault | NoFile) -> bool:
+    def _bear(self, fault: UpstreamFault | NoFile) -> None:
         """Take a fault for one that passes, for a time; a file that was removed after its task's end is at its end."""
         now = self._clock.seconds()
         self._failing = now if self._failing is None else self._failing
@@ -271,7 +273,6 @@ class Watch:
             self._fault = fault
         elif now - self._failing >= self._pace.patience:
             self._fault = UpstreamFault(f"{self._files.who} does not give the file any more: {fault}")
-        return False
 
     async def _wanted(self) -> None:
         if not self._waiting:
@@ -284,19 +285,17 @@ class Watch:
             for each in waiting:
                 each.callback(None)
 
-    async def _look(self) -> bool:
-        """Read on at the head, if there is more; whether there was."""
+    async def _look(self) -> bool | None:
+        """Read on at the head, if there is more; whether there was, None if that can't be told just now."""
         await self._lock.acquire()
         try:
-            before, self._settled = self.head, False
+            before, more = self.head, None
             with suppress(_Unsettled):
-                self._settled = await self._read_on()
-            if self._settled:
-                self._unsettled = None
+                if await self._read_on():
+                    self._unsettled, more = None, self.head > before
         finally:
             self._lock.release()
-        more = self.head > before
-        self._wake(more)
+        self._wake(bool(more))
         return more
 
     async def _read_on(self) -> bool:

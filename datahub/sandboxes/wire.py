@@ -21,7 +21,14 @@ from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.ssl import Certificate, CertificateOptions, trustRootFromCertificates
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool, ResponseDone
+from twisted.web.client import (
+    URI,
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    ResponseDone,
+    _HTTP11ClientFactory,
+)
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory, IPolicyForHTTPS, IResponse
 from zope.interface import implementer
@@ -148,6 +155,12 @@ def basic(username: str, password: str) -> str | None:
     return "Basic " + b64encode(f"{username}:{password}".encode()).decode("ascii")
 
 
+class _Quiet(_HTTP11ClientFactory):
+    """Twisted would log each connection that is made, and that it is closed."""
+
+    noisy = False
+
+
 class Wire:
     """All that is asked of masters and agents; ``authorization`` is the header for those who may have it."""
 
@@ -158,6 +171,7 @@ class Wire:
         self._endpoints = _Endpoints(reactor, policy, patience.connect)
         self._pool = HTTPConnectionPool(reactor)
         self._pool.retryAutomatically = True
+        self._pool._factory = _Quiet  # noqa: SLF001 - Twisted has no other way
         self._agent = Agent.usingEndpointFactory(reactor, cast(IAgentEndpointFactory, self._endpoints), self._pool)
 
     def start(self) -> None:

@@ -51,7 +51,10 @@ async def cluster(request, reactor):
 
 async def settled(listener, reactor):
     """Let the looks that a hub makes by itself on connecting pass, and count from here."""
-    await sleep(LONG, reactor)
+    seen = -1
+    while listener.looks != seen:
+        seen = listener.looks
+        await sleep(LONG, reactor)
     listener.looks = 0
 
 

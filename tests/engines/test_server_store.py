@@ -78,7 +78,7 @@ def number_of(connection: Connection) -> int:
 
 async def test_a_deadlock_is_tried_again(store):
     """Two that lock the same rows crosswise both come to their end, each with its effect once."""
-    together, tries = Barrier(2, timeout=10), []
+    together, tries = Barrier(2, timeout=45), []
 
     def cross(connection: Connection, first: str, second: str) -> None:
         tries.append(first)
@@ -113,7 +113,7 @@ async def test_a_lost_connection_is_tried_again(store, kill):
 
 async def test_connections_that_died_idle_are_replaced(store, kill):
     """As after a restart of the server: nobody who asks afterwards hears of it."""
-    together = Barrier(4, timeout=10)
+    together = Barrier(4, timeout=45)
 
     def number(connection: Connection) -> int:
         found = number_of(connection)
@@ -172,7 +172,7 @@ async def test_a_statement_that_hangs_is_given_up(url, reactor, monkeypatch):
         before = reactor.seconds()
         with pytest.raises(Unavailable, match=r"could not sleep|too long to sleep"):
             await store.run("sleep", lambda c: c.execute(text(SLEEP[c.dialect.name])).scalar())
-        assert reactor.seconds() - before < 5
+        assert reactor.seconds() - before < 20
         assert await store.read("check", lambda c: c.execute(text("SELECT 1")).scalar()) == 1
 
 
@@ -186,10 +186,10 @@ async def test_when_all_connections_are_busy(url, reactor, monkeypatch):
 
     def hold(_: Connection) -> None:
         held.set()
-        go.wait(20)
+        go.wait(45)
 
     holding = start(store.run("hold", hold))
-    held.wait(10)
+    held.wait(45)
     with pytest.raises(Unavailable, match="too slow to ask: all connections are busy"):
         await store.run("ask", values)
     go.set()
@@ -207,7 +207,7 @@ async def test_a_server_that_is_away(server, reactor):
     before = reactor.seconds()
     with pytest.raises(Unavailable, match="the database is away and could not values") as refused:
         await store.run("values", values)
-    assert reactor.seconds() - before < 20
+    assert reactor.seconds() - before < 45
     assert "secret" not in str(refused.value)
     await store.stop()
     with pytest.raises(Unavailable, match="the hub is stopping"):

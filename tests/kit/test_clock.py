@@ -20,7 +20,7 @@ def test_monotonic_only_grows():
     """By about what time has gone by."""
     before = monotonic()
     time.sleep(0.01)
-    assert 0.01 <= monotonic() - before < 5
+    assert 0.01 <= monotonic() - before < 60
 
 
 def test_a_steady_reactor_does_not_know_the_wall_clock(monkeypatch):
@@ -29,7 +29,7 @@ def test_a_steady_reactor_does_not_know_the_wall_clock(monkeypatch):
     make_steady(reactor)
     before = reactor.seconds()
     monkeypatch.setattr(time, "time", lambda: 0.0)
-    assert 0 <= reactor.seconds() - before < 5
+    assert 0 <= reactor.seconds() - before < 60
 
 
 def test_rfc3339():

@@ -18,7 +18,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[so
     name = str(tmp_path / "notify") if request.param == "path" else f"@datahub-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as end:
         end.bind(name.replace("@", "\0", 1) if name.startswith("@") else name)
-        end.settimeout(5)
+        end.settimeout(45)
         yield end, Notifier({"NOTIFY_SOCKET": name})
 
 

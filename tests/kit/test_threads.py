@@ -62,7 +62,7 @@ async def test_no_more_threads_than_its_size(pool):
         with lock:
             count[0] += 1
             most[0] = max(most[0], count[0])
-        Event().wait(0.01)
+        Event().wait(0.05)
         with lock:
             count[0] -= 1
 
@@ -106,9 +106,9 @@ class Flagged:
         self.ended = False
 
     def run(self, stop: Event) -> str:
-        stop.wait(10)
+        stop.wait(45)
         self.cleared.set()
-        self.may_end.wait(10)
+        self.may_end.wait(45)
         self.ended = True
         return "stopped"
 
@@ -141,7 +141,7 @@ async def test_a_failure_after_the_stop_is_a_cancellation(pool):
     """What the thread raises because it was stopped is not told as a fault."""
 
     def work(stop: Event) -> None:
-        stop.wait(10)
+        stop.wait(45)
         raise OSError("interrupted half-way")
 
     running = start(stoppable(pool, work))

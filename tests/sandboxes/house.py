@@ -31,10 +31,12 @@ from datahub.web.traffic import Traffic
 from tests.fakes.mesos import Agent, Cluster
 from tests.web.memory import Entries, gate
 
-__all__ = ["GIB", "House", "Reply"]
+__all__ = ["GIB", "QUICK", "House", "Reply"]
 
 GIB = 1024**3
 LIMITS = LimitsSection(connections=2000, header=16384, body=2000, idle=60.0)
+PATIENT = TimeLimits(connect=30.0, answer=30.0, stall=30.0)
+"""As long as a busy machine may take: no peer hangs, unless a test is about that."""
 QUICK = TimeLimits(connect=2.0, answer=2.0, stall=1.0)
 BRISK = Pace(poll=0.02, ended=0.05, patience=0.5)
 
@@ -72,7 +74,7 @@ class House:
     credentials: tuple[str, str] = ("", "")
     verify: bool = True
     ca: bytes | None = None
-    patience: TimeLimits = QUICK
+    patience: TimeLimits = PATIENT
     pace: Pace = BRISK
     pem: Path | None = None
     wire: Any = None

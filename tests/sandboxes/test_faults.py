@@ -16,7 +16,7 @@ from tests.certificates import self_signed_pem
 from tests.fakes import mesos_faults as faults
 from tests.fakes.mesos import Sending
 from tests.fakes.mesos_states import AGENT, directory
-from tests.sandboxes.house import Body, House
+from tests.sandboxes.house import QUICK, Body, House
 from tests.sandboxes.test_routes import APP, LINES, one_task
 from tests.waiting import until
 
@@ -29,7 +29,7 @@ def opened(make: Any, **settings: Any) -> House:
     master = fake.add_master(credentials=SECRET)
     assert fake.leader is master
     fake.agents[AGENT].credentials = SECRET
-    house: House = make(fake, **{"credentials": SECRET, **settings})
+    house: House = make(fake, **{"credentials": SECRET, "patience": QUICK, **settings})
     house.put(fake.agents[AGENT], directory(APP, "c1"), {"stdout": LINES})
     return house
 
@@ -237,7 +237,7 @@ async def test_new_leader(make: Any) -> None:
 
 async def test_first_master_hangs(make: Any) -> None:
     """One that hangs costs its time-out once, and keeps nobody from the leader."""
-    house = three(make)
+    house = three(make, patience=QUICK)
     house.fake.masters[0].misbehaving |= dict.fromkeys(("state", "tasks", "slaves", "redirect"), faults.hang)
     assert (await house.fetch(APP, filename="stdout")).body == LINES
 

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from datahub.errors import UpstreamFault
 from datahub.sandboxes.agents import Entry
@@ -17,6 +18,7 @@ from tests.sandboxes.shelf import FOLDER, PACE, PATH, Follower, Log, Shelf
 
 A, B, C, D = (Mark(size, float(size)) for size in (10, 20, 30, 40))
 LONG = 1000
+# For more of them, once: DATAHUB_SEEDS=1000.
 SEEDS = int(os.environ.get("DATAHUB_SEEDS", "10"))
 
 
@@ -185,10 +187,25 @@ def test_more_rotations_than_are_kept() -> None:
     for number in range(4):
         scene.log.write(b"%d\n" % number)
         rotated(scene.log)
-    scene.run(10)
+    with capturedLogs() as events:
+        scene.run(10)
     (follower,) = scene.followers
+    assert [event["path"] for event in events if "path" in event] == [PATH]
     assert (follower.data, follower.ended) == (b"begin\n", True)
     assert str(follower.error) == "Mesos agent S0 has not kept the part of the file that comes next"
+
+
+def test_a_log_that_is_emptied_in_place() -> None:
+    """It goes on with what is written then, and the hub's log tells that something may be missing."""
+    scene = Scene(still, keep=2, before=b"begin\n")
+    scene.run(3)
+    with capturedLogs() as events:
+        scene.log.empty()
+        scene.log.write(b"anew\n")
+        scene.run(3)
+    assert [event["path"] for event in events if "path" in event] == [PATH]
+    scene.end()
+    assert (scene.followers[0].data, scene.followers[0].error) == (b"begin\nanew\n", None)
 
 
 def test_an_idle_log_that_is_rotated_again_and_again() -> None:

@@ -23,9 +23,10 @@ from twisted.internet.threads import deferToThread
 
 from datahub.config import LimitsSection, ListenSection, TlsSection
 from datahub.errors import StartError
-from datahub.kit.aio import sleep, start
+from datahub.kit.aio import start
 from datahub.web.app import App, Call
 from datahub.web.site import Listeners, Root
+from tests.waiting import until
 from tests.web.memory import LIMITS, Entries, gate
 
 LOOPBACK = "tcp:0:interface=127.0.0.1"
@@ -39,6 +40,7 @@ class Clockwork:
 
     def __init__(self) -> None:
         self.waiting: Deferred[None] = Deferred()
+        self.asked = False
 
     @app.operation("GET", "/quick", scope="")
     async def quick(self, call: Call) -> dict[str, Any]:
@@ -46,6 +48,7 @@ class Clockwork:
 
     @app.operation("GET", "/slow", scope="")
     async def slow(self, call: Call) -> dict[str, Any]:
+        self.asked = True
         await self.waiting
         return {"slow": True}
 
@@ -119,7 +122,7 @@ class Peer:
         return await deferToThread(self._exchange, *pieces)
 
     def _exchange(self, *pieces: bytes) -> bytes:
-        with self._wrap(socket.create_connection(("127.0.0.1", self._port), timeout=10)) as connected:
+        with self._wrap(socket.create_connection(("127.0.0.1", self._port), timeout=45)) as connected:
             self.socket = connected
             for piece in pieces:
                 connected.sendall(piece)
@@ -312,10 +315,9 @@ async def test_a_stop_serves_what_is_under_way(reactor, listening, clockwork):
     listeners = listening(section())
     port = port_of(listeners)
     asking = start(Peer(port).exchange(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"))
-    await sleep(0.1, reactor)
-    stopping = start(listeners.stop(10))
-    await sleep(0.05, reactor)
-    assert listeners.draining
+    await until(lambda: clockwork.asked, "a request under way")
+    stopping = start(listeners.stop(45))
+    await until(lambda: listeners.draining and not listeners.addresses, "a stop under way")
     with pytest.raises(ConnectionRefusedError):
         await Peer(port).exchange(REQUEST)
     assert not stopping.called
@@ -332,7 +334,9 @@ async def test_a_stop_has_an_end(reactor, listening, clockwork, log):
     port = port_of(listeners)
     asking = start(Peer(port).exchange(b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"))
     idle = start(Peer(port).exchange(b""))
-    await sleep(0.1, reactor)
+    await until(
+        lambda: clockwork.asked and len(listeners._traffic.connections) == 2, "a request and an idle connection"
+    )
     await listeners.stop(0.1)
     assert (await asking, await idle) == (b"", b"")
     assert [entry.status for entry in log.entries] == [499]

@@ -58,21 +58,21 @@ class Staging:
         """End the process."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def behave(self, manner: str) -> None:
         """Say how the next requests are treated."""
-        urlopen(Request(f"{self.url}manner", manner.encode(), method="PUT"), timeout=10).close()
+        urlopen(Request(f"{self.url}manner", manner.encode(), method="PUT"), timeout=60).close()
 
     def _answers(self) -> bool:
-        with suppress(URLError, OSError), urlopen(f"{self.url}seen", timeout=10):
+        with suppress(URLError, OSError), urlopen(f"{self.url}seen", timeout=60):
             return True
         return False
 
     def seen(self, what: str) -> list[Any]:
         """What it was asked, or the answers to its reports."""
-        with urlopen(f"{self.url}seen", timeout=10) as answer:
+        with urlopen(f"{self.url}seen", timeout=60) as answer:
             found: list[Any] = json.load(answer)[what]
         return found
 

@@ -14,7 +14,7 @@ from tests.servers import amqp_url
 from tests.whole.daemon import SOON, Daemon, crashing, until
 from tests.whole.site import BIG, FILE, SLOTS, TREE, Site, overlap
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 
 LANES = ("transfers.stage", "transfers.move")
 SLOW_COPY = "datahub.transfers.pipeline:Pipeline._count:pause:{}"
@@ -104,7 +104,7 @@ def test_hub_that_answers_only(cluster: Cluster) -> None:
 
 @pytest.mark.slow
 def test_survivor_takes_over(cluster: Cluster) -> None:
-    """What a killed hub held is done by the other one within 40 s or so."""
+    """What a killed hub held is done by the other one in the end, 40 s later or so."""
     site, a, b = cluster.site, cluster.a, cluster.b
     a.start(crashing(SLOW_COPY.format(2)))
     jobs = [site.submit(a, BIG) for _ in range(2 * SLOTS)]

@@ -62,9 +62,9 @@ def run_example(folder: Path, number: int) -> list[str]:
             command, env=environ, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
         )
     try:
-        until(lambda: process.poll() is not None or "/health" in out.read_text(), "the end of the example", 40)
+        until(lambda: process.poll() is not None or "/health" in out.read_text(), "the end of the example", 100)
         assert process.poll() is None, out.read_text()
-        connection = HTTPConnection("127.0.0.1", PORT, timeout=10)
+        connection = HTTPConnection("127.0.0.1", PORT, timeout=60)
         connection.request("GET", "/health")
         assert connection.getresponse().status == 200
         connection.close()
@@ -73,14 +73,14 @@ def run_example(folder: Path, number: int) -> list[str]:
             os.killpg(process.pid, number)
         else:
             process.terminate()
-        process.wait(20)
+        process.wait(60)
         until(lambda: not listens(), "a free port")
         assert "Traceback" not in out.read_text()
         return out.read_text().splitlines()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
 
 
 def listens() -> bool:

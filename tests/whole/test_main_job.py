@@ -47,7 +47,7 @@ class Curl:
         credentials = ["-H", f"Authorization: Bearer {token}"] if token else []
         url = f"http://localhost:{self.daemon.port}{path}"
         command = ["curl", "-sS", "-i", "--max-time", "20", url, *credentials, *options]
-        said = subprocess.run(command, capture_output=True, check=True, timeout=30).stdout.decode()
+        said = subprocess.run(command, capture_output=True, check=True, timeout=60).stdout.decode()
         head, _, text = said.partition("\r\n\r\n")
         first, *lines = head.split("\r\n")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}

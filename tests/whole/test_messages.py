@@ -78,7 +78,7 @@ def test_the_replaced_services_test_client_over_tls(site: Site) -> None:
     trust = ssl.create_default_context(cafile=str(site.folder / "localhost.pem"))
 
     def ask(method: str, path: str, body: str | None = None) -> tuple[int, Any]:
-        connection = HTTPSConnection("localhost", port, context=trust, timeout=10)
+        connection = HTTPSConnection("localhost", port, context=trust, timeout=60)
         try:
             connection.request(method, path, body, JSON if body else {})
             answer = connection.getresponse()

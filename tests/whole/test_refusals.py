@@ -20,8 +20,6 @@ from tests.whole.daemon import FOREGROUND, SOON, Daemon, free_port, until
 from tests.whole.relay import Relay
 from tests.whole.site import Site
 
-"""Seconds on a busy machine; on an idle one it is a tenth of that."""
-
 
 @pytest.fixture(params=["foreground", "daemon"])
 def options(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]]:
@@ -177,7 +175,7 @@ def test_database_server_that_comes_late(postgresql_site: Site) -> None:
         until(lambda: "waiting for the database" in daemon.log, "a hub that waits")
         time.sleep(3)
         relay.start()
-        daemon.await_answer("/ready", 20)
+        daemon.await_answer("/ready", SOON)
         daemon.stop()
     finally:
         relay.close()

@@ -43,7 +43,7 @@ class Mesos:
 
     @property
     def books(self) -> dict[str, int]:
-        with urlopen(f"http://127.0.0.1:{self.ports['books']}/", timeout=10) as answer:
+        with urlopen(f"http://127.0.0.1:{self.ports['books']}/", timeout=60) as answer:
             found: dict[str, int] = json.load(answer)
             return found
 
@@ -95,7 +95,7 @@ def test_fetch_by_curl(site: Site, tmp_path: Path) -> None:
         daemon = hub_before(site, fake, state_ttl="0 s")
         daemon.start()
         url = f"http://127.0.0.1:{daemon.port}/fetch/deployment?filename=stdout"
-        curl = subprocess.run(["curl", "-s", "--fail", url], capture_output=True, check=True, timeout=20)
+        curl = subprocess.run(["curl", "-s", "--fail", url], capture_output=True, check=True, timeout=50)
         assert curl.stdout == b"Starting...\nJob Done\n"
         assert daemon.call("GET", "/health").json["parts"]["mesos"] == "ok"
         with download(daemon, "/fetch/big?filename=stdout&follow=1") as follower:
@@ -108,6 +108,7 @@ def test_fetch_by_curl(site: Site, tmp_path: Path) -> None:
         daemon.stop(30)
 
 
+@pytest.mark.timeout(180)
 def test_five_hundred_at_once_of_a_large_cluster(site: Site, tmp_path: Path) -> None:
     """They are one state request of 100 MB, and no callback of the reactor takes over 50 ms of its own."""
     record = tmp_path / "longest"
@@ -120,7 +121,7 @@ def test_five_hundred_at_once_of_a_large_cluster(site: Site, tmp_path: Path) -> 
         names = ["deployment", "big", "big.deployment"]
 
         def fetch(number: int) -> int:
-            return daemon.call("GET", f"/fetch/{names[number % 3]}?filename=stdout", seconds=50).status
+            return daemon.call("GET", f"/fetch/{names[number % 3]}?filename=stdout", seconds=150).status
 
         with ThreadPoolExecutor(500) as callers:
             statuses = list(callers.map(fetch, range(500)))
@@ -159,4 +160,4 @@ def test_five_gib_to_a_slow_caller(site: Site, tmp_path: Path) -> None:
         with download(daemon, "/fetch/big?filename=huge") as connection:
             connection.recv(1000)
             before = fake.books["left"]
-        until(lambda: fake.books["left"] > before, "the agent hears that the caller left", 2.0)
+        until(lambda: fake.books["left"] > before, "the agent hears that the caller left", 20)
