@@ -178,11 +178,7 @@ class Pipeline:
             return Fail(self._failed(item, transfer, str(error)))
         if not isinstance(error, PASSING):
             log.failure("{lane} of transfer {id} met an internal fault", lane=item.lane, id=transfer.id)
-        reason = (
-            str(error)
-            if isinstance(error, PASSING)
-            else f"internal fault ({type(error).__name__}), see the log"
-        )
+        reason = str(error) if isinstance(error, PASSING) else f"internal fault ({type(error).__name__}), see the log"
         late = isinstance(error, CallBackLate)
         since = (transfer.late_since if late else None) or transfer.failing_since or self._clock.wall()
         if self._clock.wall() - since > self._limits.retry_for * 1000:
