@@ -133,7 +133,12 @@ class Process:
 class Hub:
     """A hub with a folder of its own: ``archive``, ``deliveries`` and ``state`` are in it."""
 
-    def __init__(self, folder: Path, workers: Sequence[str] = ("transfers",)) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        workers: Sequence[str] = ("transfers",),
+        more: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.folder = folder
         self.archive = folder / "archive"
         self.deliveries = folder / "deliveries"
@@ -142,9 +147,9 @@ class Hub:
         self.port = free_port()
         for each in (self.archive, self.deliveries):
             each.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(self._configuration(workers))
+        self.config.write_text(self._configuration(workers, more or {}))
 
-    def _configuration(self, workers: Sequence[str]) -> str:
+    def _configuration(self, workers: Sequence[str], more: Mapping[str, Mapping[str, Any]]) -> str:
         sections: dict[str, dict[str, Any]] = {
             "hub": {"state": "state", "node": "bench", "workers": list(workers), "min_free": "1 MB", "drain": "1 s"},
             "archive": {"url": self.archive.as_uri()},
@@ -152,6 +157,8 @@ class Hub:
             "transfers.movers": {"file": f"local:{self.deliveries}"},
             "log": {"directory": str(self.folder / "log")},
         }
+        for name, keys in more.items():
+            sections[name] = {**sections.get(name, {}), **keys}
         lines = ["[[listen]]", f'endpoint = "tcp:{self.port}:interface=127.0.0.1"']
         for name, keys in sections.items():
             lines += [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]

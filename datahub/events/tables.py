@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from datahub.events import Actor, Event, Happening
 from datahub.kit.clock import rfc3339
-from datahub.store.dialect import Upsert, insert_if_absent
+from datahub.store.dialect import Direct, Upsert, insert_if_absent
 from datahub.store.schema import BigId, table
 from datahub.store.settings import setting
 
@@ -103,14 +103,16 @@ def append(connection: Connection, happenings: Sequence[Happening], actor: Actor
         }
         for each in happenings
     ]
-    connection.execute(_append_on_sqlite if connection.dialect.name == "sqlite" else _append, rows)
+    (_append_on_sqlite if connection.dialect.name == "sqlite" else _append).many(connection, rows)
 
 
-_append = insert(event)
+_append = Direct(insert(event))
 # SQLite's one writer commits in the order of its ids, so there an event has its position at once.
-_append_on_sqlite = insert(event).values(
-    position=literal_column("coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0) + 1"),
-    **{name: bindparam(name) for name in event.c.keys() if name not in ("id", "position")},  # noqa: SIM118 - columns
+_append_on_sqlite = Direct(
+    insert(event).values(
+        position=literal_column("coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'event'), 0) + 1"),
+        **{name: bindparam(name) for name in event.c.keys() if name not in ("id", "position")},  # noqa: SIM118 - columns
+    )
 )
 
 

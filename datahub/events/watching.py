@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from random import uniform
 from typing import TypeVar
 
 from twisted.internet.interfaces import IReactorTime
@@ -61,14 +62,15 @@ async def changes(
         change = feed.change_of(subject)
         try:
             seen = await look()
-            looked_at = clock.seconds()
+            # Not all at the same moment, who have come at the same moment.
+            look_at = clock.seconds() + LOOK_AGAIN * uniform(0.5, 1)
             while True:
                 if seen != told or clock.seconds() - silent_since >= beat:
                     yield None if seen == told else seen
                     told, silent_since = seen, clock.seconds()
                 if final(seen):
                     return
-                if await fired(change, TICK, clock) or clock.seconds() - looked_at >= LOOK_AGAIN:
+                if await fired(change, TICK, clock) or clock.seconds() >= look_at:
                     break
                 seen = touch(seen)
         finally:

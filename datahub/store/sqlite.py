@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from datahub.errors import DatahubError, NoSpace, Unavailable
+from datahub.errors import NoSpace, Unavailable
 from datahub.kit.threads import ReactorPool
 from datahub.store.engine import sqlite_engine, sqlite_path
 
@@ -89,7 +90,7 @@ class SqliteStore:
         try:
             with self._reader_engine.connect() as connection, connection.begin():
                 return work(connection)
-        except DBAPIError as error:
+        except (DBAPIError, sqlite3.Error) as error:
             raise told(name, error, self._folder) from error
 
     async def give_back_space(self) -> int:
@@ -206,13 +207,14 @@ def told(name: str, error: BaseException, folder: Path) -> BaseException:
     """SQLite's error in the hub's words, where the hub knows what it means; its file is in ``folder``."""
     if isinstance(error, GroupVoid) and isinstance(error.__cause__, Exception):
         error = error.__cause__
-    if isinstance(error, DatahubError) or not isinstance(error, DBAPIError):
+    orig = error.orig if isinstance(error, DBAPIError) else error
+    if not isinstance(orig, sqlite3.Error):
         return error
     space = os.statvfs(folder)
     free = space.f_bavail * space.f_frsize
-    code = getattr(error.orig, "sqlite_errorname", "")
+    code = getattr(orig, "sqlite_errorname", "")
     if code.startswith("SQLITE_FULL"):
         return NoSpace(f"the database has no room to {name}: {free} bytes are free on its disk; free some space")
     if code.startswith(("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_BUSY", "SQLITE_LOCKED")):
-        return Unavailable(f"the database could not {name}: {error.orig}")
+        return Unavailable(f"the database could not {name}: {orig}")
     return error

@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, and_, bindparam, case, delete, func, select, update
 
 from datahub.errors import Superseded
-from datahub.store.dialect import Upsert, insert_if_absent
+from datahub.store.dialect import Direct, Upsert, insert_if_absent
 from datahub.work import Item
 from datahub.work.tables import DELAYED, PARKED, READY, RUNNING, busy, lane, ready, share, work
 
@@ -40,10 +40,12 @@ CANCEL = "cancel"
 """The note that tells an item's hub to stop it."""
 
 _this_lane = lane.c.name == bindparam("lane")
-_virtual = select(lane.c.virtual).where(_this_lane)
+_virtual = Direct(select(lane.c.virtual).where(_this_lane))
 _begun = case((share.c.last > bindparam("virtual"), share.c.last), else_=bindparam("virtual"))
 _take_turn = Upsert(share, last=_begun + bindparam("cost"))
-_turn = select(share.c.last).where(share.c.lane == bindparam("lane"), share.c.submitter == bindparam("submitter"))
+_turn = Direct(
+    select(share.c.last).where(share.c.lane == bindparam("lane"), share.c.submitter == bindparam("submitter"))
+)
 
 _locked_lane = select(lane.c.slots, lane.c.virtual, lane.c.paused).where(_this_lane).with_for_update()
 _busy = select(func.count()).where(work.c.lane == bindparam("lane"), busy)
@@ -89,10 +91,10 @@ def enqueue(connection: Connection, name: str, subject: str, submitter: str, *, 
 
 
 def _next_turn(connection: Connection, name: str, submitter: str, cost: int) -> int:
-    virtual: int = connection.execute(_virtual, {"lane": name}).scalar_one()
+    virtual: int = _virtual.scalar(connection, {"lane": name})
     mine = {"lane": name, "submitter": submitter}
     _take_turn(connection, {**mine, "last": virtual + cost, "virtual": virtual, "cost": cost})
-    return int(connection.execute(_turn, mine).scalar_one())
+    return int(_turn.scalar(connection, mine))
 
 
 def claim(connection: Connection, name: str, count: int, owner: str) -> list[Item]:
