@@ -35,11 +35,11 @@ def test_least_configuration_has_every_default(folder: Folder) -> None:
     config = folder.load("", needed='[archive]\nurl = "file:///srv/archive"')
     assert config.hub.state == Path("/var/lib/datahub")
     assert config.hub.node == socket.gethostname()
-    assert config.hub.workers == ("transfers",)
+    assert config.hub.workers == ("transfers", "carts")
     assert (config.hub.min_free, config.hub.idempotency, config.hub.drain) == (2_000_000_000, 604_800.0, 60.0)
     assert (config.limits.connections, config.limits.header, config.limits.body) == (20_000, 16_384, 1_000_000)
     assert config.listen == (
-        ListenSection("tcp:8080:interface=127.0.0.1", ("transfers", "sandbox", "messages"), None, None),
+        ListenSection("tcp:8080:interface=127.0.0.1", ("transfers", "carts", "sandbox", "messages"), None, None),
     )
     assert config.database.url == "sqlite:////var/lib/datahub/datahub.sqlite"
     assert config.queue.url == "embedded:"
@@ -102,7 +102,7 @@ def test_all_errors_are_told_at_once(folder: Folder) -> None:
     [hub]
     min_free = "2 GX"
     drain = 60
-    workers = ["transfers", 3, "carts", "transport"]
+    workers = ["transfers", 3, "jobs", "transport"]
     [limits]
     connections = 0
     [[listen]]
@@ -125,13 +125,13 @@ def test_all_errors_are_told_at_once(folder: Folder) -> None:
     """
     assert folder.problems(text, needed="") == (
         (
-            "colour: is not a known key; known are archive, auth, database, hub, limits, listen, log, messages, queue,"
-            " sandbox, transfers"
+            "colour: is not a known key; known are archive, auth, carts, database, hub, limits, listen, log, messages,"
+            " queue, sandbox, transfers"
         ),
         "jobs: is not in this version; leave it out",
         "hub.workers[1]: is 3; it must be a string",
-        'hub.workers[2]: "carts" is not in this version, which has transfers',
-        'hub.workers[3]: is "transport"; it must be one of transfers',
+        'hub.workers[2]: "jobs" is not in this version, which has transfers, carts',
+        'hub.workers[3]: is "transport"; it must be one of transfers, carts',
         (
             'hub.min_free: is "2 GX": the unit "GX" is not known (B, kB, KiB, MB, MiB, GB, GiB, TB, TiB); it must be'
             ' a size such as "64 KiB" or "2 GB"'
@@ -143,7 +143,10 @@ def test_all_errors_are_told_at_once(folder: Folder) -> None:
             'listen[1].anonymous[0]: is "raed"; it must be read, write or admin, or one of them for a service:'
             " transfers:read"
         ),
-        'archive.url: is "srv/archive"; it must be file:// and an absolute folder, like file:///srv/archive',
+        (
+            'archive.url: is "srv/archive"; it must be file:// and an absolute folder, like file:///srv/archive,'
+            " or pacifica+http:// and a host"
+        ),
         "auth.tokens.alice.scopes: is empty; it must name at least one",
         'transfers.retry: is not a known key; did you mean "retry_for"?',
         (
@@ -184,7 +187,7 @@ def test_listener_key_of_a_later_version(folder: Folder, name: str) -> None:
     assert folder.problem(f"[[listen]]\n{name} = []") == f"listen[0].{name}: is not in this version; leave it out"
 
 
-@pytest.mark.parametrize("name", ["carts", "jobs", "notify"])
+@pytest.mark.parametrize("name", ["jobs", "notify"])
 def test_section_of_a_later_version(folder: Folder, name: str) -> None:
     """And whole sections."""
     assert folder.problem(f"[{name}]\nanything = 1") == f"{name}: is not in this version; leave it out"
@@ -201,7 +204,13 @@ def test_section_of_a_later_version(folder: Folder, name: str) -> None:
         ('[database]\nurl = "sqlite:///:memory:?hunter2"', "database.url: must be sqlite:///"),
         ("[database]\nurl = 5", "database.url: is 5; it must be a URL like"),
         ('[database]\nwait = "2 d"', 'database.wait: is 2 d; it must be a duration from "0 s" to "1 d"'),
-        ('[archive]\nurl = "pacifica+http://a:8080/"', 'archive.url: "pacifica+http:" is not in this version'),
+        (
+            '[archive]\nurl = "pacifica+http:///x"',
+            'archive.url: is "pacifica+http:///x"; it must be the URL of an archive',
+        ),
+        ('[archive]\nurl = "pacifica+ftp://a/"', 'archive.url: is "pacifica+ftp://a/"; it must be file:// and'),
+        ('[carts]\nspace = "much"', 'carts.space: is "much"; it must be a size'),
+        ('[carts]\non_delete = "wait"', 'carts.on_delete: is "wait"; it must be one of finish, break'),
         (
             '[transfers.movers]\nfile = "local:/d?mode=9"',
             'transfers.movers.file: is "local:/d?mode=9"; it must be local:',
@@ -303,7 +312,7 @@ def test_a_hub_without_transfers_needs_no_mover(folder: Folder) -> None:
 
 def test_messages_do_no_work(folder: Folder) -> None:
     """They are over with the answer, and nobody's own."""
-    told = 'is "messages"; it must be one of transfers'
+    told = 'is "messages"; it must be one of transfers, carts'
     assert folder.problem('[hub]\nworkers = ["messages"]') == f"hub.workers[0]: {told}"
     assert folder.problem('[auth]\nshared = ["messages"]') == f"auth.shared[0]: {told}"
 
