@@ -25,7 +25,7 @@ WINDOW: Final = 500
 SMALL: Final = 64 * 1024
 """Files up to here are read with their headers, together with their neighbours."""
 GATHERED: Final = 512 * 1024
-OPEN: Final = 16
+OPEN: Final = 6
 """Larger files that are open at once for one download, twice."""
 ROOM: Final = 64 * 1024 * 1024
 """What layouts may take in memory together."""

@@ -109,7 +109,8 @@ def _connected(port: int, tls: bool) -> socket.socket:
 
 
 async def asked(shelf: Shelf, port: Any, **more: Any) -> bytes:
-    return await shelf.pool.run(read, *port, **more)
+    got: bytes = await shelf.pool.run(read, *port, **more)
+    return got
 
 
 @pytest.mark.parametrize("warm", [True, False])

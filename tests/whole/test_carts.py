@@ -208,7 +208,7 @@ def interface(pacifica: Path, tmp_path: Path) -> Iterator[tuple[Path, int]]:
         "[/]\nrequest.dispatch: cherrypy.dispatch.MethodDispatcher()\ntools.response_headers.on: True\n"
         "tools.response_headers.headers: [('Content-Type', 'application/json')]\n"
     )
-    command = [pacifica / "pacifica-archiveinterface", "--cherrypy-config", tmp_path / "cp.ini", "-t", "posix"]
+    command = [f"{pacifica}/pacifica-archiveinterface", "--cherrypy-config", f"{tmp_path}/cp.ini", "-t", "posix"]
     process = subprocess.Popen(
         [*command, "-p", str(port), "-a", "127.0.0.1", "--prefix", str(files)],
         cwd=tmp_path,
