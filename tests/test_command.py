@@ -93,7 +93,7 @@ def test_no_two_tokens_are_alike() -> None:
         (("me",), '"me" must be letters'),
         (("a b",), '"a b" must be letters'),
         (("--scope", "root"), 'is "root"; it must be read, write or admin'),
-        (("--scope", "carts:write"), '"carts:write" is not in this version'),
+        (("--scope", "carriages:write"), 'is "carriages:write"; it must be read, write or admin'),
     ],
 )
 def test_token_the_hub_would_refuse(arguments: tuple[str, ...], reason: str) -> None:

@@ -35,7 +35,7 @@ def test_least_configuration_has_every_default(folder: Folder) -> None:
     config = folder.load("", needed='[archive]\nurl = "file:///srv/archive"')
     assert config.hub.state == Path("/var/lib/datahub")
     assert config.hub.node == socket.gethostname()
-    assert config.hub.workers == ("transfers", "jobs")
+    assert config.hub.workers == ("transfers", "carts", "jobs")
     assert (config.hub.min_free, config.hub.idempotency, config.hub.drain) == (2_000_000_000, 604_800.0, 60.0)
     assert (config.limits.connections, config.limits.header, config.limits.body) == (20_000, 16_384, 1_000_000)
     assert config.listen == (
@@ -104,7 +104,7 @@ def test_all_errors_are_told_at_once(folder: Folder) -> None:
     [hub]
     min_free = "2 GX"
     drain = 60
-    workers = ["transfers", 3, "carts", "transport"]
+    workers = ["transfers", 3, "carriage", "transport"]
     [limits]
     connections = 0
     [[listen]]
@@ -127,13 +127,13 @@ def test_all_errors_are_told_at_once(folder: Folder) -> None:
     """
     assert folder.problems(text, needed="") == (
         (
-            "colour: is not a known key; known are archive, auth, database, hub, jobs, limits, listen, log, messages,"
-            " queue, sandbox, transfers"
+            "colour: is not a known key; known are archive, auth, carts, database, hub, jobs, limits, listen, log,"
+            " messages, queue, sandbox, transfers"
         ),
-        "carts: is not in this version; leave it out",
+        "notify: is not in this version; leave it out",
         "hub.workers[1]: is 3; it must be a string",
-        'hub.workers[2]: "carts" is not in this version, which has transfers, jobs',
-        'hub.workers[3]: is "transport"; it must be one of transfers, jobs',
+        'hub.workers[2]: is "carriage"; it must be one of transfers, carts, jobs',
+        'hub.workers[3]: is "transport"; it must be one of transfers, carts, jobs',
         (
             'hub.min_free: is "2 GX": the unit "GX" is not known (B, kB, KiB, MB, MiB, GB, GiB, TB, TiB); it must be'
             ' a size such as "64 KiB" or "2 GB"'
@@ -145,7 +145,10 @@ def test_all_errors_are_told_at_once(folder: Folder) -> None:
             'listen[1].anonymous[0]: is "raed"; it must be read, write or admin, or one of them for a service:'
             " transfers:read"
         ),
-        'archive.url: is "srv/archive"; it must be file:// and an absolute folder, like file:///srv/archive',
+        (
+            'archive.url: is "srv/archive"; it must be file:// and an absolute folder, like file:///srv/archive,'
+            " or pacifica+http:// and a host"
+        ),
         "auth.tokens.alice.scopes: is empty; it must name at least one",
         'transfers.retry: is not a known key; did you mean "retry_for"?',
         (
@@ -189,7 +192,7 @@ def test_listener_key_of_a_later_version(folder: Folder, name: str) -> None:
     assert folder.problem(f"[[listen]]\n{name} = []") == f"listen[0].{name}: is not in this version; leave it out"
 
 
-@pytest.mark.parametrize("name", ["carts", "notify"])
+@pytest.mark.parametrize("name", ["notify"])
 def test_section_of_a_later_version(folder: Folder, name: str) -> None:
     """And whole sections."""
     assert folder.problem(f"[{name}]\nanything = 1") == f"{name}: is not in this version; leave it out"
@@ -206,7 +209,13 @@ def test_section_of_a_later_version(folder: Folder, name: str) -> None:
         ('[database]\nurl = "sqlite:///:memory:?hunter2"', "database.url: must be sqlite:///"),
         ("[database]\nurl = 5", "database.url: is 5; it must be a URL like"),
         ('[database]\nwait = "2 d"', 'database.wait: is 2 d; it must be a duration from "0 s" to "1 d"'),
-        ('[archive]\nurl = "pacifica+http://a:8080/"', 'archive.url: "pacifica+http:" is not in this version'),
+        (
+            '[archive]\nurl = "pacifica+http:///x"',
+            'archive.url: is "pacifica+http:///x"; it must be the URL of an archive',
+        ),
+        ('[archive]\nurl = "pacifica+ftp://a/"', 'archive.url: is "pacifica+ftp://a/"; it must be file:// and'),
+        ('[carts]\nspace = "much"', 'carts.space: is "much"; it must be a size'),
+        ('[carts]\non_delete = "wait"', 'carts.on_delete: is "wait"; it must be one of finish, break'),
         (
             '[transfers.movers]\nfile = "local:/d?mode=9"',
             'transfers.movers.file: is "local:/d?mode=9"; it must be local:',
@@ -268,9 +277,7 @@ def test_section_of_a_later_version(folder: Folder, name: str) -> None:
         ('[log.levels]\nstore = "loud"', 'log.levels.store: is "loud"; it must be one of debug'),
         ('[listen]\nendpoint = "tcp:80"', "listen: is a table; it must be written as [[listen]], with two brackets"),
         ('[[listen]]\nendpoint = "ssl:443"', "listen[0].endpoint: speaks TLS by itself"),
-        ('[[listen]]\nservices = ["carts"]', 'listen[0].services[0]: "carts" is not in this version'),
         ('[auth]\nshared = ["nobody"]', 'auth.shared[0]: is "nobody"; it must be one of transfers'),
-        ('[auth]\nanonymous = ["carts:read"]', 'auth.anonymous[0]: "carts:read" is not in this version'),
         (
             '[auth]\nanonymous = ["transfers:stage"]',
             'auth.anonymous[0]: "transfers:stage" is for callers with credentials only',
@@ -331,7 +338,7 @@ def test_a_hub_without_transfers_needs_no_mover(folder: Folder) -> None:
 
 def test_messages_do_no_work(folder: Folder) -> None:
     """They are over with the answer, and nobody's own."""
-    told = 'is "messages"; it must be one of transfers, jobs'
+    told = 'is "messages"; it must be one of transfers, carts, jobs'
     assert folder.problem('[hub]\nworkers = ["messages"]') == f"hub.workers[0]: {told}"
     assert folder.problem('[auth]\nshared = ["messages"]') == f"auth.shared[0]: {told}"
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 
 from datahub import __version__
+from datahub.carts.pacifica import CartdRoutes
+from datahub.carts.routes import CartRoutes
 from datahub.health.events import EventRoutes
 from datahub.health.routes import Health
 from datahub.jobs.routes import JobRoutes
@@ -18,6 +20,7 @@ from datahub.sandboxes.routes import SandboxRoutes
 from datahub.transfers.routes import TransferRoutes
 from datahub.web.openapi import describe
 
+SERVED = (Health, EventRoutes, TransferRoutes, CartRoutes, CartdRoutes, JobRoutes, SandboxRoutes, MessageRoutes)
 TOP = Path(__file__).parent.parent
 # Codes of errors that never reach a caller: they stay between the hub's parts.
 INSIDE = {"hub.start", "work.delivery_lost", "work.final", "work.passing", "work.superseded"}
@@ -59,8 +62,5 @@ def test_a_code_is_found_wherever_it_is_given() -> None:
 
 def test_openapi_description_is_that_of_the_code() -> None:
     """docs/openapi.json is what the routes say; `make openapi` writes it anew."""
-    described = describe(
-        [Health.app, EventRoutes.app, TransferRoutes.app, JobRoutes.app, SandboxRoutes.app, MessageRoutes.app],
-        __version__,
-    )
+    described = describe([each.app for each in SERVED], __version__)
     assert msgspec.json.decode((TOP / "docs/openapi.json").read_bytes()) == described

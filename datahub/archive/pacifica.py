@@ -65,9 +65,9 @@ class PacificaArchive:
         self._reactor: IReactorTime = reactor
         self._patience = patience or Patience()
         # A connection for each request: some versions answer wrongly on one that is kept.
-        pool = HTTPConnectionPool(reactor, persistent=False)
-        pool._factory = _Quiet  # noqa: SLF001 - else each connection writes two lines to the log
-        self._agent = Agent(reactor, connectTimeout=self._patience.connect, pool=pool)
+        connections = HTTPConnectionPool(reactor, persistent=False)
+        connections._factory = _Quiet  # noqa: SLF001 - else each connection writes two lines to the log
+        self._agent = Agent(reactor, connectTimeout=self._patience.connect, pool=connections)
 
     async def stage(self, name: str) -> None:
         """Ask for a file to be made ready; raises `FinalFault`, `Faulty`, `PassingFault`."""
@@ -165,7 +165,7 @@ class NoProducts:
         raise FinalFault(f"product {product.id!r} can't be opened: {entry.path}")
 
 
-class _Quiet(pool_factory):  # type: ignore[misc,valid-type]  # Twisted has no public name for it
+class _Quiet(pool_factory):  # type: ignore[misc]  # Twisted has no public name for it
     noisy = False
 
 

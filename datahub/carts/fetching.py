@@ -344,8 +344,8 @@ class Fetcher:
         now = tables.find(connection, cart.id, lock=True)
         if now is None or now.status.settled:
             raise Superseded(f"cart {cart.uid} is not being staged any more")
-        count, size = tables.count_files(connection, cart.id).get(STAGED, (0, 0))
-        tables.change(connection, now, self._clock.wall(), staged_files=count, staged_size=size)
+        sizes = [each.size or 0 for each in taken if each.status == STAGED]
+        tables.count_staged(connection, now, len(sizes), sum(sizes))
 
 
 def subjects(number: str, helpers: int) -> list[str]:

@@ -151,11 +151,8 @@ class Pipeline:
     def _keep(self, item: Item, cart: Cart, taken: Sequence[CartFile], connection: Connection) -> None:
         ledger.hold(connection, item, self._owner)
         tables.keep_staged(connection, cart.id, taken)
-        self._count(connection, cart)
-
-    def _count(self, connection: Connection, cart: Cart) -> None:
-        count, size = tables.count_files(connection, cart.id).get(STAGED, (0, 0))
-        tables.change(connection, cart, self._clock.wall(), staged_files=count, staged_size=size)
+        sizes = [each.size or 0 for each in taken if each.status == STAGED]
+        tables.count_staged(connection, cart, len(sizes), sum(sizes))
 
     async def _finish(self, item: Item, cart: Cart) -> Outcome:
         """Make what stands for the content: it follows from each file's name, size, time and identity."""

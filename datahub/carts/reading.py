@@ -25,7 +25,7 @@ WINDOW: Final = 500
 SMALL: Final = 64 * 1024
 """Files up to here are read with their headers, together with their neighbours."""
 GATHERED: Final = 512 * 1024
-OPEN: Final = 16
+OPEN: Final = 6
 """Larger files that are open at once for one download, twice."""
 ROOM: Final = 64 * 1024 * 1024
 """What layouts may take in memory together."""
@@ -64,20 +64,16 @@ class Layouts:
         layout = Layout(top, cart.identity or "")
         first = 0
         while True:
-            look = partial(tables.window, number=cart.id, first=first, count=4 * WINDOW)
+            look = partial(tables.outline, number=cart.id, first=first, count=4 * WINDOW)
             files = await self._store.read("lay out a cart", look)
             if not files:
                 break
-            await self._pool.run(layout.add_all, [_member(each) for each in files if each.status == STAGED])
-            first = files[-1].number + 1
+            await self._pool.run(layout.add_all, files)
+            first = files[-1][0] + 1
         if cart.missing is not None:
             notice = cart.missing.encode()
             layout.add(cart.files, notice_name(cart), len(notice), (cart.time_ready or 0) * 1_000_000)
         return layout
-
-
-def _member(file: CartFile) -> tuple[int, str, int, int]:
-    return file.number, file.path, file.size or 0, file.mtime_ns or 0
 
 
 def notice_name(cart: Cart) -> str:

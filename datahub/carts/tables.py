@@ -45,6 +45,7 @@ __all__ = [
     "cart_file",
     "change",
     "count_files",
+    "count_staged",
     "count_undigested",
     "expired",
     "failures",
@@ -56,6 +57,7 @@ __all__ = [
     "keep_staged",
     "left_behind",
     "oldest",
+    "outline",
     "remove",
     "touch",
     "unused",
@@ -129,6 +131,19 @@ _window = (
     .where(cart_file.c.cart == bindparam("number"), cart_file.c.number >= bindparam("first"))
     .order_by(cart_file.c.number)
     .limit(bindparam("count"))
+)
+_outline = (
+    select(cart_file.c.number, cart_file.c.path, cart_file.c.size, cart_file.c.mtime_ns)
+    .where(
+        cart_file.c.cart == bindparam("number"),
+        cart_file.c.number >= bindparam("first"),
+        cart_file.c.status == STAGED,
+    )
+    .order_by(cart_file.c.number)
+    .limit(bindparam("count"))
+)
+_count = _change.values(
+    staged_files=cart.c.staged_files + bindparam("more"), staged_size=cart.c.staged_size + bindparam("larger")
 )
 _this_file = and_(cart_file.c.cart == bindparam("its_cart"), cart_file.c.number == bindparam("its_number"))
 _staged = (
@@ -216,6 +231,19 @@ def window(connection: Connection, number: str, first: int, count: int) -> list[
     """Up to ``count`` files of a cart from position ``first`` on."""
     rows = connection.execute(_window, {"number": number, "first": first, "count": count})
     return [_file(row) for row in rows]
+
+
+def outline(connection: Connection, number: str, first: int, count: int) -> list[tuple[int, str, int, int]]:
+    """What a layout is made of: number, path, size and time of the staged files from position ``first`` on."""
+    rows = connection.execute(_outline, {"number": number, "first": first, "count": count})
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+
+def count_staged(connection: Connection, before: Cart, files: int, size: int) -> None:
+    """Count files that were staged just now; raises `Superseded` as `change` does."""
+    mine = {"number": before.id, "old": before.status}
+    if connection.execute(_count, {**mine, "more": files, "larger": size}).rowcount != 1:
+        raise Superseded(f"cart {before.uid} is not {before.status} any more")
 
 
 def keep_staged(connection: Connection, number: str, files: Sequence[CartFile]) -> None:

@@ -61,8 +61,7 @@ async def test_what_is_asked(archive, fake, tmp_path):
         (found(mtime="1700000000"), Standing(3, 1_700_000_000 * 10**9, True)),
         (found(mtime="Tue, 14 Nov 2023 22:13:20 GMT"), Standing(3, 1_700_000_000 * 10**9, True)),
         (
-            b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nLast-Modified: 1.5\r\n"
-            b"X-Pacifica-File-Storage-Media: disk\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nLast-Modified: 1.5\r\nX-Pacifica-File-Storage-Media: disk\r\n\r\n",  # noqa: E501
             Standing(7, 1_500_000_000, True),
         ),
     ],

@@ -28,6 +28,12 @@ def tar_of(top: str, files: list[tuple[str, bytes, int]]) -> tuple[bytes, Layout
     return whole + layout.end, layout
 
 
+def _read(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    assert file is not None
+    return file.read()
+
+
 @given(
     st.lists(st.tuples(names, st.binary(max_size=1100), times), max_size=8, unique_by=lambda each: each[0]), segments
 )
@@ -39,7 +45,7 @@ def test_what_is_computed_is_what_tarfile_reads(files, top):
     assert len(whole) % 10240 == 0
     with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
         members = tar.getmembers()
-        found = [(each.name, tar.extractfile(each).read(), int(each.mtime)) for each in members]
+        found = [(each.name, _read(tar, each), int(each.mtime)) for each in members]
     expected = [(f"{top}/{name}".rstrip("/"), data, mtime // 10**9) for name, data, mtime in files]
     assert found == expected
 

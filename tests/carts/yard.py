@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import func, select
 from twisted.internet.task import Clock
 
 from datahub.archive.local import LocalArchive
@@ -24,6 +25,7 @@ from datahub.kit.threads import InlinePool
 from datahub.web.root import Root
 from datahub.work import sweeper
 from datahub.work.lane import Floor, Lane
+from datahub.work.tables import work
 from tests.inline import Announcements, InlineStore
 from tests.web.memory import LIMITS, Client, make_site
 
@@ -124,10 +126,17 @@ class Yard:
         for _ in range(rounds):
             self.look()
 
-    def pass_time(self, seconds: float, step: float = 1.0) -> None:
-        """Let time go by: what is due wakes, and is seen to."""
-        for _ in range(int(seconds / step)):
-            self.clock.advance(step)
+    def pass_time(self, seconds: float) -> None:
+        """Let time go by, from one moment at which something is due to the next."""
+        end = self.clock.seconds() + seconds
+        self.work(2)
+        while True:
+            due = self.store.now(lambda c: c.execute(select(func.min(work.c.due))).scalar())
+            pause = end - self.clock.seconds() if due is None else (due + 1 - self.hub_clock.now()) / 1000
+            if due is None or self.clock.seconds() + pause > end:
+                self.clock.advance(max(0.0, end - self.clock.seconds()))
+                return
+            self.clock.advance(max(0.001, pause))
             self.store.now(partial(sweeper._wake, now=self.hub_clock.now() + 1))
             self.work(2)
 

@@ -35,7 +35,7 @@ class FakeArchive:
         self._lines: list[Any] = []
         factory = Factory()
         factory.noisy = False
-        factory.buildProtocol = lambda _: _Line(self)  # type: ignore[method-assign]
+        factory.buildProtocol = lambda _: _Line(self)  # type: ignore[method-assign,assignment]
         self._port = reactor.listenTCP(0, factory, interface="127.0.0.1")
 
     @property
@@ -50,6 +50,8 @@ class FakeArchive:
 
 
 class _Line(Protocol):
+    transport: Any
+
     def __init__(self, archive: FakeArchive) -> None:
         self._archive = archive
         self._head = b""

@@ -1,0 +1,52 @@
+"""A cart that is being downloaded keeps its files; who deletes it may have the downloads broken off."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from datahub.kit.aio import start
+from tests.carts.yard import Yard
+
+
+async def test_a_download_keeps_what_it_reads(yard):
+    """The cart is gone for everybody else; its files go when the download has ended and that was told."""
+    await yard.make("abc", {"a": b"1"})
+    downloads, cart = yard.parts.verbs.downloads, yard.cart("abc")
+    with downloads.under_way(cart, lambda: None):
+        await downloads.begin(cart)
+        assert (await yard.client.ask("DELETE", "/abc")).status == 200
+        assert (await yard.client.ask("GET", "/abc")).status == 404
+        yard.clock.advance(200)
+        yard.chore("downloads")
+        yard.chore("carts that are gone")
+        assert yard.files("abc") != []
+    yard.chore("downloads")
+    yard.chore("carts that are gone")
+    assert yard.files("abc") == []
+
+
+async def test_another_hubs_download(yard):
+    """What another hub has told of holds for its lease, and no longer."""
+    await yard.make("abc", {"a": b"1"})
+    start(yard.parts.verbs.downloads.begin(yard.cart("abc")))
+    await yard.client.ask("DELETE", "/abc")
+    yard.clock.advance(60)
+    yard.chore("carts that are gone")
+    assert yard.files("abc") != []
+    yard.clock.advance(60)
+    yard.chore("carts that are gone")
+    assert yard.files("abc") == []
+
+
+async def test_downloads_are_broken_off(tmp_path):
+    """With on_delete = "break"; by default they go on."""
+    for how, expected in (("finish", []), ("break", ["broken"])):
+        folder = tmp_path / how
+        folder.mkdir()
+        yard = Yard(folder, on_delete=how)
+        await yard.make("abc", {"a": b"1"})
+        told: list[str] = []
+        with yard.parts.verbs.downloads.under_way(yard.cart("abc"), partial(told.append, "broken")):
+            await yard.client.ask("DELETE", "/abc")
+        assert told == expected
+        yard.end()

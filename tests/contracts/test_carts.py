@@ -1,0 +1,143 @@
+"""The SQL of carts and of what is kept for them, on SQLite, PostgreSQL and MariaDB alike."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest_twisted
+from sqlalchemy import Connection, insert
+
+from datahub.archive import Facts, cache
+from datahub.carts import fetch_tables, tables
+from datahub.carts.model import FAILED, STAGED, CartFile, Filter, Status, Wish
+from datahub.carts.service import _new_cart
+from datahub.events import HUB
+from datahub.kit.aio import gather
+from datahub.store import Store
+from datahub.work.tables import hub
+from tests.stores import opened
+
+ME = "hub1:aa"
+NOW = 1_772_357_400_250
+
+
+@pytest_twisted.async_yield_fixture
+async def store(database_url: str, reactor: Any) -> Any:
+    """A started store in which one hub is alive."""
+    async with opened(database_url, reactor) as store:
+        row = {"owner": ME, "node": "hub1", "version": "1", "beat": 0}
+        await store.run("enter", lambda connection: connection.execute(insert(hub).values(row)).rowcount)
+        yield store
+
+
+def made(connection: Connection, uid: str, *names: str, time: int = NOW) -> str:
+    from datahub.carts.model import Order
+
+    wishes = tuple(Wish(f"p/ü{name}", name, None, None) for name in names)
+    new = _new_cart(f"id-{uid}", uid, "alice", Order(wishes, False, "d"), time)
+    assert tables.add(connection, new, wishes, HUB)
+    assert not tables.add(connection, replace(new, id="other"), wishes, HUB)
+    fetch_tables.bind(connection, new.id, tables.window(connection, new.id, 0, 100))
+    return new.id
+
+
+def files(connection: Connection, number: str) -> list[CartFile]:
+    return tables.window(connection, number, 0, 100)
+
+
+async def test_the_rows_of_a_cart(store: Store) -> None:
+    """Written, found by either name, changed only from the state they were in, listed, removed."""
+
+    def work(connection: Connection) -> None:
+        number = made(connection, "abc", "a", "b")
+        cart = tables.find_by_uid(connection, "abc", lock=True)
+        assert cart is not None
+        assert cart == tables.find(connection, number)
+        assert tables.find_by_uid(connection, "ABC") is None
+        assert tables.begin(connection, [number], NOW)[number].status is Status.STAGING
+        facts = Facts("/x/ü\udcff", 1, 2**63, 2**40, -5, 7)
+        one, two = files(connection, number)
+        staged = replace(one, status=STAGED, facts=facts, size=facts.size, mtime_ns=facts.mtime_ns)
+        tables.keep_staged(connection, number, [staged, replace(two, status=FAILED, error="no")])
+        assert files(connection, number)[0].facts == facts
+        assert tables.count_files(connection, number) == {STAGED: (1, 2**40), FAILED: (1, 0)}
+        assert [each.error for each in tables.failures(connection, number, 5)] == ["no"]
+        assert tables.count_undigested(connection, number) == 1
+        tables.keep_digests(connection, number, {0: ("ab" * 32, None)})
+        assert tables.count_undigested(connection, number) == 0
+        tables.wait_again(connection, number)
+        assert files(connection, number)[1].status == "waiting"
+        assert tables.oldest(connection) == {"staging": NOW}
+        assert [each.uid for each in tables.find_many(connection, Filter(5, statuses=(Status.STAGING,)))] == ["abc"]
+        now = tables.find(connection, number)
+        assert now is not None
+        tables.change(connection, now, NOW, status=Status.EVICTED, time_gone=NOW, reason="for space")
+        assert tables.left_behind(connection, NOW, 5) == [number]
+        fetch_tables.unbind(connection, [number])
+        tables.forget_files(connection, [number])
+        assert tables.left_behind(connection, NOW, 5) == []
+        assert tables.expired(connection, NOW + 1, 5) == [number]
+        tables.remove(connection, [number], NOW)
+        assert tables.find(connection, number) is None
+
+    await store.run("all of it", work)
+
+
+async def test_what_is_kept(store: Store) -> None:
+    """Shared by name, counted by users, claimed once, reserved, adopted, and dropped with its last user."""
+
+    def work(connection: Connection) -> None:
+        one, two = made(connection, "one", "a", "b"), made(connection, "two", "a", "c", time=NOW + 1)
+        for number in (one, two):
+            tables.begin(connection, [number], NOW)
+        assert fetch_tables.waiting(connection, one) == {cache.NEW: (2, 0, 0)}
+        claim = partial(fetch_tables.claim, connection, now=1, owner=ME, count=9)
+        jobs = claim(one, cache.NEW)
+        assert [job.holding.name for job in jobs] == ["a", "b"]
+        assert [job.holding.name for job in claim(two, cache.NEW)] == ["c"]
+        fetch_tables.release(connection, [jobs[0].holding.id], ME)
+        assert [job.holding.name for job in claim(two, cache.NEW)] == ["a"]
+        for job in jobs:
+            cache.change(connection, job.holding.id, state=cache.KNOWN, size=10, mtime_ns=5, owner="dead")
+        numbers, need = fetch_tables.known(connection, one)
+        assert (len(numbers), need, fetch_tables.whole_size(connection, one)) == (2, 20, 20)
+        cache.lock_space(connection)
+        cache.reserve(connection, numbers)
+        assert cache.taken(connection) == 20
+        assert len(claim(one, cache.RESERVED)) == 2, "a dead daemon's files are free"
+        facts = Facts("/x", 1, 2, 10, 5, 7)
+        cache.change(connection, jobs[0].holding.id, state=cache.HELD, digests="{}", owner=None, **cache.told(facts))
+        ((file, kept),) = fetch_tables.adoptable(connection, two, 5)
+        assert (file.name, kept.facts) == ("a", facts)
+        fetch_tables.fail_users(connection, one, jobs[1].holding.id, "no")
+        fetch_tables.unbind(connection, [one])
+        assert cache.kept(connection) == 10
+        fetch_tables.unbind(connection, [two])
+        assert cache.kept(connection) == 0
+        assert len(cache._dropped(connection)) == 3
+        assert cache.use(connection, "a") not in cache._dropped(connection)
+        cache._forget(connection, cache._dropped(connection))
+        assert cache._dropped(connection) == []
+        now = tables.find(connection, one)
+        assert now is not None
+        tables.change(connection, now, NOW, status=Status.READY, time_used=NOW)
+        assert [each.id for each in fetch_tables.evictable(connection, NOW, NOW)] == [one]
+        tables.touch(connection, [one], NOW, NOW + 5)
+        assert fetch_tables.evictable(connection, NOW, NOW) == []
+        assert [each.id for each in tables.unused(connection, NOW + 1, 5)] == [one]
+
+    await store.run("all of it", work)
+
+
+async def test_many_make_users_at_once(store: Store) -> None:
+    """Each is counted, and there is one row."""
+    numbers = await gather(*(store.run("use", partial(cache.use, name="same")) for _ in range(12)))
+    assert len(set(numbers)) == 1
+    users = await store.read("users", lambda connection: cache.Holding.of(_row(connection)).users)
+    assert users == 12
+
+
+def _row(connection: Connection) -> Any:
+    return connection.execute(cache.holding.select()).one()

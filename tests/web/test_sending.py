@@ -1,0 +1,160 @@
+"""Files sent over real connections, plain and TLS: whole, in parts, slowly, and never changed without a break."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_twisted
+from twisted.internet.endpoints import serverFromString, wrapServerTLS
+
+from datahub.config import TlsSection
+from datahub.kit.threads import ReactorPool
+from datahub.web.app import App, Call, Flow
+from datahub.web.sending import FilePart, SourceChanged, send_pieces
+from datahub.web.site import tls_options
+from tests.certificates import self_signed_pem
+from tests.web.memory import make_site
+
+SIZE = 3_000_001
+
+
+class Shelf:
+    """Gives a file, its bytes between two words, as many pieces; ``check`` is called for each part of the file."""
+
+    app = App()
+
+    def __init__(self, pool: Any, path: Path) -> None:
+        self.pool = pool
+        self.path = path
+        self.parts: list[FilePart] = []
+        self.check = lambda: None
+        self.warm = True
+
+    @app.operation("GET", "/file", scope="")
+    async def give(self, call: Call) -> Flow:
+        """Give it twice."""
+        return Flow(200, "text/plain", 2 * SIZE + 9, self.send)
+
+    def _check(self) -> None:
+        self.check()
+
+    async def send(self, request: Any) -> None:
+        await send_pieces(request, self.batches(), self.pool)
+
+    async def batches(self) -> Any:
+        for word in (b"one", b"two"):
+            part = FilePart(os.open(self.path, os.O_RDONLY), 0, SIZE, self._check)
+            if not self.warm:
+                os.posix_fadvise(part.file, 0, 0, os.POSIX_FADV_DONTNEED)
+            self.parts.append(part)
+            yield [word, part]
+        yield [b"end"]
+
+
+@pytest_twisted.async_yield_fixture
+async def shelf(reactor, tmp_path):
+    """A file and threads to read it."""
+    pool = ReactorPool("disk", 2, reactor)
+    pool.start()
+    (tmp_path / "f").write_bytes(os.urandom(SIZE))
+    yield Shelf(pool, tmp_path / "f")
+    await pool.stop()
+
+
+@pytest_twisted.async_yield_fixture(params=["plain", "tls"])
+async def port(request, reactor, shelf, tmp_path):
+    """Where it is given, and how to connect there."""
+    site = make_site([shelf.app], clock=reactor)
+    endpoint = serverFromString(reactor, "tcp:0:interface=127.0.0.1")
+    if request.param == "tls":
+        (tmp_path / "hub.pem").write_bytes(self_signed_pem("localhost"))
+        options = tls_options(TlsSection(tmp_path / "hub.pem", tmp_path / "hub.pem"), "test")
+        endpoint = wrapServerTLS(options, endpoint, reactor)
+    listening = await endpoint.listen(site)
+    yield listening.getHost().port, request.param == "tls"
+    await listening.stopListening()
+
+
+def read(port: int, tls: bool, requests: int = 1, pause: Any = None, most: int = 1 << 60) -> bytes:
+    """Read answers from one connection until it is closed, or enough; blocking."""
+    with _connected(port, tls) as line:
+        line.settimeout(20)
+        for number in range(requests):
+            close = "close" if number == requests - 1 else "keep-alive"
+            line.sendall(f"GET /file HTTP/1.1\r\nHost: hub\r\nConnection: {close}\r\n\r\n".encode())
+        got = bytearray()
+        try:
+            while len(got) < most and (data := line.recv(65536)):
+                got += data
+                if pause is not None:
+                    pause(len(got))
+        except (ConnectionResetError, ssl.SSLError):
+            got += b"!broken"
+        return bytes(got)
+
+
+def _connected(port: int, tls: bool) -> socket.socket:
+    plain = socket.create_connection(("127.0.0.1", port), 10)
+    if not tls:
+        return plain
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(plain)
+
+
+async def asked(shelf: Shelf, port: Any, **more: Any) -> bytes:
+    got: bytes = await shelf.pool.run(read, *port, **more)
+    return got
+
+
+@pytest.mark.parametrize("warm", [True, False])
+async def test_it_comes_whole(shelf, port, warm):
+    """Two answers on one connection, in order; all files are closed. From memory, and from the disk."""
+    shelf.warm = warm
+    got = await asked(shelf, port, requests=2)
+    data = shelf.path.read_bytes()
+    bodies = [each.partition(b"\r\n\r\n")[2] for each in got.split(b"HTTP/1.1 200 OK")[1:]]
+    assert bodies == [b"one" + data + b"two" + data + b"end"] * 2
+    assert all(part.file == -1 for part in shelf.parts)
+
+
+@pytest.mark.parametrize("how", ["it says so", "shorter"])
+async def test_a_file_that_changes_breaks_the_connection(shelf, port, how):
+    """Before the end of that file, so that nobody takes it for whole."""
+    if how == "shorter":
+        os.truncate(shelf.path, SIZE - 100_000)
+    else:
+        shelf.check = _changed
+    got = await asked(shelf, port)
+    assert len(got) < SIZE
+    assert b"two" not in got[-10:]
+    assert all(part.file == -1 for part in shelf.parts)
+
+
+def _changed() -> None:
+    raise SourceChanged("changed")
+
+
+async def test_a_slow_caller_and_one_who_leaves(shelf, port, reactor):
+    """Nothing is read for somebody who does not take it, and nothing stays open for one who is gone."""
+    met = threading.Event()
+
+    def pause(count: int) -> None:
+        if count > 100_000 and not met.is_set():
+            threading.Event().wait(0.3)
+            met.set()
+
+    got = await asked(shelf, port, pause=pause)
+    assert got.endswith(b"end")
+    await asked(shelf, port, most=100_000)
+    for _ in range(200):
+        if all(part.file == -1 for part in shelf.parts):
+            break
+        await shelf.pool.run(threading.Event().wait, 0.02)
+    assert all(part.file == -1 for part in shelf.parts)
