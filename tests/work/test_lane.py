@@ -473,3 +473,19 @@ def test_a_transaction_that_fails_gives_its_slot_back(ground, steps):
     assert steps.begun == ["t1"]
     steps.gates["t1"].callback(Done())
     ground.clock.advance(0)
+
+
+def test_two_ways_of_claiming_share_the_slots(ground, steps):
+    """While a look's claim is under way its slots are not given away to what is just enqueued."""
+    lane = ground.lane(steps=steps, slots=2)
+    ground.enqueue("t1", "t2")
+    gate = ground.store.gates[f"claim {lane.name}"] = Deferred()
+    ground.look(lane)
+    start(lane.run("enter", partial(ledger.enqueue, name=lane.name, subject="t3", submitter="alice")))
+    gate.callback(None)
+    ground.clock.advance(0)
+    assert (steps.begun, steps.most) == (["t1", "t2"], 2)
+    while steps.gates:
+        next(iter(steps.gates.values())).callback(Done())
+        ground.clock.advance(0)
+    assert (steps.begun, steps.most) == (["t1", "t2", "t3"], 2)
