@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, insert, select
@@ -466,7 +467,7 @@ def test_a_transaction_that_fails_gives_its_slot_back(ground, steps):
     lane = ground.lane(steps=steps, slots=1)
     ground.store.away["enter"] = Unavailable("away")
     failed = start(lane.run("enter", lambda _: None))
-    failures = []
+    failures: list[Any] = []
     failed.addErrback(failures.append)
     assert failures[0].check(Unavailable)
     ground.enqueue("t1")
