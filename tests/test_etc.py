@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import pytest
+
 from datahub.config import Config, TokenKeys, TokenSection, load
 from datahub.kit.settings import ABSENT, declared
 
@@ -90,12 +92,14 @@ def test_every_key_of_the_sample_is_explained() -> None:
         above = line
 
 
-def test_unit_file_waits_longer_than_the_hub() -> None:
-    """Else systemd would kill a hub that still drains, or still tries its database."""
+@pytest.mark.parametrize("name", ["datahub.service", "datahub-jobs.service"])
+def test_unit_file_waits_longer_than_the_hub(name: str) -> None:
+    """Else systemd would kill a hub that still drains, stops its jobs, or still tries its database."""
     unit = ConfigParser(strict=False)
     unit.optionxform = str  # type: ignore[assignment,method-assign]  # keys keep their case
-    unit.read(SAMPLE.with_name("datahub.service"))
+    unit.read(SAMPLE.with_name(name))
     config = load(SAMPLE, {})
-    assert float(unit["Service"]["TimeoutStopSec"].removesuffix("s")) > config.hub.drain
+    assert float(unit["Service"]["TimeoutStopSec"].removesuffix("s")) > config.hub.drain + config.jobs.grace
     assert float(unit["Service"]["TimeoutStartSec"].removesuffix("s")) > config.database.wait
     assert int(unit["Service"]["LimitNOFILE"]) > 2 * config.limits.connections
+    assert unit["Service"]["KillMode"] == "mixed"

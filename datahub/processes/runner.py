@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IProcessTransport
+from twisted.internet.interfaces import IDelayedCall, IProcessTransport
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -138,6 +138,7 @@ class Runner:
         self._waiting: list[Deferred[None]] = []
         self._expected: dict[str, set[Deferred[None]]] = {}
         self._process: _Process | None = None
+        self._again: IDelayedCall | None = None
         self._ready = False
         self._stopping = False
 
@@ -152,6 +153,8 @@ class Runner:
     async def stop(self) -> None:
         """End the supervisor, and with it all that still runs."""
         self._stopping = True
+        if self._again is not None and self._again.active():
+            self._again.cancel()
         process = self._process
         if process is None:
             return
@@ -270,12 +273,8 @@ class Runner:
             return
         log.error("the supervisor of jobs has ended: {count} jobs are lost", count=len(self._lost))
         if lived < SHORT_LIFE:
-            self._reactor.callLater(PAUSE, self._spawn_again)
+            self._again = self._reactor.callLater(PAUSE, self._spawn)
         else:
-            self._spawn()
-
-    def _spawn_again(self) -> None:
-        if not self._stopping:
             self._spawn()
 
 

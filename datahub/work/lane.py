@@ -139,11 +139,15 @@ class Lane:
             # One turn of the reactor lets the looks of all who end together become one claim.
             await sleep(0, self._floor.reactor)
             self._wanted = False
+            free = self._free
+            self._reserved += free
             try:
-                items = await self._floor.store.run(f"claim {self.name}", partial(self._claim, self._free))
+                items = await self._floor.store.run(f"claim {self.name}", partial(self._claim, free))
             except (Unavailable, NoSpace) as error:
                 log.debug("{lane} can't be looked at: {error}", lane=self.name, error=str(error))
                 return
+            finally:
+                self._reserved -= free
             for item in items:
                 self._take_up(item)
             if items:

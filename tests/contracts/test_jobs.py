@@ -70,7 +70,13 @@ async def test_a_job_from_start_to_end(store: Store) -> None:
     assert await store.read("queued", partial(tables.queued, lane=RUN, numbers=["1"])) == set()
 
     written = (Written(5, 1, 2, "fault"), Written())
-    ended = {"status": Status.STOPPED, "reason": "lost", "usage": (0.5, 1.0, 9), "output": written, "signal": "killed"}
+    ended: dict[str, Any] = {
+        "status": Status.STOPPED,
+        "reason": "lost",
+        "usage": (0.5, 1.0, 9),
+        "output": written,
+        "signal": "killed",
+    }
 
     def end(connection: Any) -> None:
         ledger.settle(connection, item, "me")

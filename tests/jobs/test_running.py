@@ -7,7 +7,7 @@ import signal
 
 from datahub.kit.aio import gather
 from datahub.processes.kernel import tree
-from tests.jobs.house import opened
+from tests.jobs.house import CONFIG, opened
 from tests.processes.floor import tagged
 from tests.waiting import until
 
@@ -162,8 +162,7 @@ async def test_whose_jobs(tmp_path, reactor):
     """Shared by default, as the original's; without that, one's own and for admin all."""
     async with opened(tmp_path, reactor) as house:
         number = (await house.run("echo x"))["id"]
-    config = __import__("tests.jobs.house", fromlist=["CONFIG"]).CONFIG
-    async with opened(tmp_path, reactor, config="[auth]\nshared = []\n" + config) as house:
+    async with opened(tmp_path, reactor, config="[auth]\nshared = []\n" + CONFIG) as house:
         for path in (f"/jobs/{number}", f"/jobs/{number}/output", f"/jobs/{number}/events", "/jobs?submitter=writer"):
             statuses = [(await house.ask("GET", path, who)).status for who in ("writer", "boss", "reader", "other")]
             assert statuses == [200, 200, 403, 403]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, insert, select
@@ -466,10 +467,27 @@ def test_a_transaction_that_fails_gives_its_slot_back(ground, steps):
     lane = ground.lane(steps=steps, slots=1)
     ground.store.away["enter"] = Unavailable("away")
     failed = start(lane.run("enter", lambda _: None))
-    assert failed.result.check(Unavailable)
-    failed.addErrback(lambda _: None)
+    failures: list[Any] = []
+    failed.addErrback(failures.append)
+    assert failures[0].check(Unavailable)
     ground.enqueue("t1")
     ground.look(lane)
     assert steps.begun == ["t1"]
     steps.gates["t1"].callback(Done())
     ground.clock.advance(0)
+
+
+def test_two_ways_of_claiming_share_the_slots(ground, steps):
+    """While a look's claim is under way its slots are not given away to what is just enqueued."""
+    lane = ground.lane(steps=steps, slots=2)
+    ground.enqueue("t1", "t2")
+    gate = ground.store.gates[f"claim {lane.name}"] = Deferred()
+    ground.look(lane)
+    start(lane.run("enter", partial(ledger.enqueue, name=lane.name, subject="t3", submitter="alice")))
+    gate.callback(None)
+    ground.clock.advance(0)
+    assert (steps.begun, steps.most) == (["t1", "t2"], 2)
+    while steps.gates:
+        next(iter(steps.gates.values())).callback(Done())
+        ground.clock.advance(0)
+    assert (steps.begun, steps.most) == (["t1", "t2", "t3"], 2)
