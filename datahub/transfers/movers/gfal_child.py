@@ -315,29 +315,45 @@ class Copy:
         schemes = {self._target.partition(":")[0], self._origin("").partition(":")[0]}
         if program is None or not schemes <= {"gsiftp", "file"}:
             return False
+        # It is to outlive us as little as we outlive the hub.
+        command = ["setpriv", "--pdeathsig", "KILL", program, "-fast", "-pp", "-vb", "-st", str(PATIENCE)]
         with os.fdopen(os.memfd_create("datahub-names"), "w") as names:
-            names.writelines(f'"{self._origin(path)}" "{self._there(path)}"\n' for path in files)
-            names.flush()
-            # It is to outlive us as little as we outlive the hub.
-            command = ["setpriv", "--pdeathsig", "KILL", program, "-fast", "-pp", "-vb"]
-            command += ["-f", f"/proc/self/fd/{names.fileno()}"]
+            if self._here:
+                names.writelines(f'"{self._origin(path)}" "{self._there(path)}"\n' for path in files)
+                names.flush()
+                command += ["-f", f"/proc/self/fd/{names.fileno()}"]
+            else:
+                # From server to server it does not wait only when it goes through the folders itself.
+                command += ["-r", "-cd", f"{self._origin('')}/", f"{self._target}/"]
             pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": sys.stderr}
             with subprocess.Popen(command, pass_fds=[names.fileno()], **pipes) as running:
-                self._follow(running, iter(files.values()))
+                self._follow(running.stdout, files)
+        self._refuse_strangers(self._target, "")
         return True
 
-    def _follow(self, running: subprocess.Popen[bytes], entries: Iterator[Order]) -> None:
+    def _refuse_strangers(self, url: str, above: str) -> None:
+        """What came to the product since it was listed is not verified, so it is not delivered."""
+        for name, status in self._grid.names(url):
+            if above + name not in self._entries:
+                raise FaultError(f"{above + name!r} came to the product while it was moved", "source", kind="changed")
+            if stat.S_ISDIR(status.st_mode):
+                self._refuse_strangers(f"{url}/{quote(name)}", f"{above}{name}/")
+
+    def _follow(self, output: Any, files: dict[str, Order]) -> None:
         """It names each file that it begins, and counts the bytes of a large one."""
+        sizes = [entry["size"] for entry in files.values()]
+        patience, rest = PATIENCE + max(sizes) // SLOWEST, iter(sizes)
         size = counted = 0
-        for line in running.stdout or ():
-            for part in re.split(rb"[\r\n]", line):
+        self._grid.line.say(patience=patience)
+        while data := output.read1(BLOCK):
+            for part in re.split(rb"[\r\n]", data):
                 count = re.match(rb"\s*(\d+) bytes", part)
                 if count:
-                    self._grid.line.say(moved=max(0, int(count[1]) - counted))
+                    self._grid.line.say(moved=max(0, int(count[1]) - counted), patience=patience)
                     counted = max(counted, int(count[1]))
                 elif part.startswith(b"  "):
-                    self._grid.line.say(moved=max(0, size - counted))
-                    size, counted = next(entries, {"size": 0})["size"], 0
+                    self._grid.line.say(moved=max(0, size - counted), patience=patience)
+                    size, counted = next(rest, 0), 0
 
     def _copy_file(self, path: str, entry: Order, *, there: bool) -> None:
         if self._here:
