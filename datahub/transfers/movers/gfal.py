@@ -22,7 +22,7 @@ from datahub.files import check
 from datahub.kit.clock import HubClock
 from datahub.kit.threads import Pool, stoppable
 from datahub.transfers.movers import Delivery, DeliveryLost, Order, Progress, Remote, gfal_child
-from datahub.transfers.movers.addresses import PREFIX, check_folder, check_name, final_url, folder_url
+from datahub.transfers.movers.addresses import check_folder, check_name, final_url, folder_url, prefix_of
 from datahub.transfers.movers.carriers import Carriers, Fault
 from datahub.transfers.movers.proxies import Papers
 
@@ -99,7 +99,10 @@ class GfalMover:
     async def discard(self, order: Order) -> None:
         """Remove ``.datahub-{transfer}-*`` from the destination's folder."""
         self._require_credentials()
-        names = {"destination": folder_url(order.destination), "prefix": f"{PREFIX}{order.transfer}-"}
+        names = {
+            "destination": folder_url(order.destination),
+            "prefix": f"{prefix_of(order.destination)}{order.transfer}-",
+        }
         await self._obey({"do": "discard", **names}, _ignore)
 
     def _require_credentials(self) -> None:
@@ -135,7 +138,7 @@ def _listing() -> Iterator[int]:
 def _names(order: Order, name: str) -> dict[str, object]:
     return {
         "destination": folder_url(order.destination),
-        "temporary": f"{PREFIX}{order.transfer}-{order.attempt}",
+        "temporary": f"{prefix_of(order.destination)}{order.transfer}-{order.attempt}",
         "quoted_name": final_url(order.destination, name).rpartition("/")[2],
         "overwrite": order.overwrite,
     }
@@ -144,7 +147,7 @@ def _names(order: Order, name: str) -> dict[str, object]:
 def _delivery(order: Order, name: str, made: dict[str, Any]) -> Delivery:
     return Delivery(
         final=final_url(order.destination, name),
-        temporary=f"{PREFIX}{order.transfer}-{order.attempt}",
+        temporary=f"{prefix_of(order.destination)}{order.transfer}-{order.attempt}",
         device=0,
         inode=0,
         files=made["files"],

@@ -112,10 +112,12 @@ class Grid:
 
     def make_folder(self, url: str) -> None:
         """Make a folder and those above it, unless it is there."""
-        self._at("destination", self._context.mkdir_rec, url, 0o755)
+        self._at("destination", self._context.mkdir_rec, _as_folder(url), 0o755)
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, *, folder: bool) -> None:
         """Give another name; on GridFTP servers what had it before is replaced."""
+        if folder:
+            old, new = _as_folder(old), _as_folder(new)
         self._at("destination", self._context.rename, old, new)
 
     def remove(self, url: str) -> None:
@@ -160,6 +162,11 @@ class Grid:
             digest.update(block)
             self.line.say(patience=PATIENCE)
         return digest.hexdigest()
+
+
+def _as_folder(url: str) -> str:
+    """Some WebDAV servers know a folder only by a name that ends as one."""
+    return f"{url}/" if url.startswith(("davs:", "https:")) else url
 
 
 class Digest:
@@ -437,7 +444,7 @@ def publish(grid: Grid, order: Order) -> Order:
             raise FaultError(f"the copy for {final} has gone: it is made again", "destination", kind="lost")
         return {}
     _refuse_existing(grid, order, order["folder"])
-    grid.rename(temporary, final)
+    grid.rename(temporary, final, folder=order["folder"])
     return {}
 
 
