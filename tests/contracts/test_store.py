@@ -138,7 +138,8 @@ async def test_the_schema_is_what_the_tables_say(store: Store, database_url: str
     from alembic.migration import MigrationContext
 
     import datahub.messages.tables
-    import datahub.transfers.tables  # noqa: F401 - both register their tables
+    import datahub.transfers.flights
+    import datahub.transfers.tables  # noqa: F401 - all register their tables
 
     def differences(connection: Connection) -> list[Any]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))
