@@ -62,7 +62,7 @@ coverage: $(STAMP) ## the coverage of all suites that were run
 openapi: $(STAMP) ## write docs/openapi.json anew
 	$(BIN)/python examples/describe_api.py > docs/openapi.json
 
-BENCHMARKS = submissions small_products large_product start claims messages sandbox connections events callback jobs carts
+BENCHMARKS = submissions small_products large_product start claims messages sandbox connections events callback jobs carts gridftp fts
 
 bench: $(STAMP) ## the benchmarks, as ratios against peers measured in the same run
 	@for each in $(BENCHMARKS); do $(BIN)/python benchmarks/$$each.py || exit 1; done

@@ -137,9 +137,12 @@ async def test_the_schema_is_what_the_tables_say(store: Store, database_url: str
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
+    import datahub.archive.cache
+    import datahub.carts.tables
     import datahub.jobs.tables
     import datahub.messages.tables
-    import datahub.transfers.tables  # noqa: F401 - each registers its tables
+    import datahub.transfers.flights
+    import datahub.transfers.tables  # noqa: F401 - all register their tables
 
     def differences(connection: Connection) -> list[Any]:
         return list(compare_metadata(MigrationContext.configure(connection), metadata))

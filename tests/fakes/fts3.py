@@ -358,6 +358,12 @@ class FakeFts:
     @app.route("/fake/<what>", methods=["GET", "PUT"])
     def control(self, request: Any, what: str) -> bytes:
         """Be told by a test of another process how to behave, and tell what was done."""
+        if what == "count":
+            return self._json(request, {"asked": len(self.asked), "jobs": len(self.jobs)})
+        if what == "finish":
+            for number in list(self.jobs):
+                self.finish(number)
+            return self._json(request, {})
         if request.method == b"PUT":
             self.manner = what
         if what == "purge":

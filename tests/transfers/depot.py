@@ -155,9 +155,8 @@ class Depot:
         self.lanes = {step.lane: Lane(step, floor) for step in self.pipeline.steps()}
         self.feed = Feed(self.store, self.clock)
         rules = Rules(shared, limits.cost, KEEP)
-        self.verbs = Transfers(
-            floor, self.feed, {**self.movers, **self.agents}, self._admit, self.pipeline.moved, rules
-        )
+        places: Any = {**self.movers, **self.agents} if agents else self.movers
+        self.verbs = Transfers(floor, self.feed, places, self._admit, self.pipeline.moved, rules)
         servers = {scheme: agent.server.url for scheme, agent in self.agents.items()}
         self.store.now(partial(declare_servers, urls=servers))
         for name, lane in self.lanes.items():

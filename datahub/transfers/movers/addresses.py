@@ -7,10 +7,15 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from datahub.errors import FinalFault, InvalidRequest
 
-__all__ = ["PREFIX", "check_folder", "check_name", "final_url", "folder_url", "quoted"]
+__all__ = ["check_folder", "check_name", "final_url", "folder_url", "prefix_of", "quoted"]
 
 PREFIX = ".datahub-"
 """How the names of files under way begin."""
+
+SHOWN_PREFIX = "datahub-under-way-"
+"""The same, where gfal2 lists no names that begin with a dot: they could not be found to be removed."""
+
+HIDING = ("davs", "https")
 
 _WORDS = {"gsiftp": "a GridFTP server"}
 _SAFE = "/:@!$&'()*+,;=~"
@@ -68,8 +73,8 @@ def _path_trouble(path: str) -> str:
         return "has a character that can't be in a name there"
     if "." in names or ".." in names:
         return "has a '.' or '..' component"
-    if any(each.startswith(PREFIX) for each in names):
-        return f"has a component that begins with {PREFIX}, the name of files under way"
+    if any(each.startswith((PREFIX, SHOWN_PREFIX)) for each in names):
+        return f"has a component that begins with {PREFIX} or {SHOWN_PREFIX}, as files under way do"
     return ""
 
 
@@ -77,8 +82,13 @@ def check_name(name: str) -> None:
     """Raise `FinalFault` unless a file or folder on another host can have this name."""
     if not name.isprintable():  # nor are bytes that are not UTF-8
         raise FinalFault(f"the name {name!r} can't be that of a file on another host: rename the product")
-    if name.startswith(PREFIX):
-        raise FinalFault(f"the product's name begins with {PREFIX}, the name of files under way: rename it")
+    if name.startswith((PREFIX, SHOWN_PREFIX)):
+        raise FinalFault(f"the product's name {name!r} begins as those of files under way do: rename it")
+
+
+def prefix_of(destination: str) -> str:
+    """How the names of files under way begin at ``destination``."""
+    return SHOWN_PREFIX if urlsplit(destination).scheme in HIDING else PREFIX
 
 
 def quoted(path: str) -> str:

@@ -32,7 +32,7 @@ from datahub.transfers.movers import (
     gfal_child,
     nobody,
 )
-from datahub.transfers.movers.addresses import PREFIX, check_folder, check_name, final_url, folder_url
+from datahub.transfers.movers.addresses import check_folder, check_name, final_url, folder_url, prefix_of
 from datahub.transfers.movers.carriers import Carriers, Fault
 from datahub.transfers.movers.proxies import Papers
 
@@ -109,7 +109,10 @@ class GfalMover:
     async def discard(self, order: Order) -> None:
         """Remove ``.datahub-{transfer}-*`` from the destination's folder."""
         self._require_credentials()
-        names = {"destination": folder_url(order.destination), "prefix": f"{PREFIX}{order.transfer}-"}
+        names = {
+            "destination": folder_url(order.destination),
+            "prefix": f"{prefix_of(order.destination)}{order.transfer}-",
+        }
         await self._obey({"do": "discard", **names}, _ignore)
 
     async def leftovers(self, before: float) -> list[Leftover]:
@@ -152,7 +155,7 @@ def _listing() -> Iterator[int]:
 def _names(order: Order, name: str) -> dict[str, object]:
     return {
         "destination": folder_url(order.destination),
-        "temporary": f"{PREFIX}{order.transfer}-{order.attempt}",
+        "temporary": f"{prefix_of(order.destination)}{order.transfer}-{order.attempt}",
         "quoted_name": final_url(order.destination, name).rpartition("/")[2],
         "overwrite": order.overwrite,
     }
@@ -173,7 +176,7 @@ def _facts(delivery: Delivery) -> dict[str, object]:
 def _delivery(order: Order, name: str, made: dict[str, Any]) -> Delivery:
     return Delivery(
         final=final_url(order.destination, name),
-        temporary=f"{PREFIX}{order.transfer}-{order.attempt}",
+        temporary=f"{prefix_of(order.destination)}{order.transfer}-{order.attempt}",
         device=0,
         inode=0,
         files=made["files"],

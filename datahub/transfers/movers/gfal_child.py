@@ -36,12 +36,8 @@ T = TypeVar("T")
 Order = dict[str, Any]
 
 BLOCK = 1024 * 1024
-PATIENCE = 60
-"""Seconds in which a peer must do something."""
-
-SLOWEST = 5_000_000
-"""Bytes a second: a server that computes a checksum more slowly than this has failed."""
-
+PATIENCE = 60  # seconds in which a peer must do something
+SLOWEST = 5_000_000  # bytes a second: a server that computes a checksum more slowly has failed
 MANY = 8
 """From so many files on globus-url-copy is quicker, far away by far: it does not wait for the end of one file."""
 
@@ -110,12 +106,21 @@ class Grid:
         except UnicodeDecodeError:
             raise FaultError(f"{url} holds a name that is not UTF-8", where, errno.EILSEQ) from None
 
+    def walk(self, url: str, where: str = "destination", above: str = "") -> Iterator[tuple[str, Any]]:
+        """All that is in a tree, each folder before what is in it."""
+        for name, status in self.names(url, where):
+            yield above + name, status
+            if stat.S_ISDIR(status.st_mode):
+                yield from self.walk(f"{url}/{quote(name)}", where, f"{above}{name}/")
+
     def make_folder(self, url: str) -> None:
         """Make a folder and those above it, unless it is there."""
-        self._at("destination", self._context.mkdir_rec, url, 0o755)
+        self._at("destination", self._context.mkdir_rec, _as_folder(url), 0o755)
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, *, folder: bool) -> None:
         """Give another name; on GridFTP servers what had it before is replaced."""
+        if folder:
+            old, new = _as_folder(old), _as_folder(new)
         self._at("destination", self._context.rename, old, new)
 
     def remove(self, url: str) -> None:
@@ -155,30 +160,36 @@ class Grid:
             if fault.number not in NO_CHECKSUMS and "checksum algorithm" not in str(fault):
                 raise
         file = self._at(where, self._context.file, url, "r")
-        digest = Digest(algorithm)
+        digest = new_digest(algorithm)
         while block := self._at(where, file.read_bytes, BLOCK):
             digest.update(block)
             self.line.say(patience=PATIENCE)
-        return digest.hexdigest()
+        return str(digest.hexdigest())
 
 
-class Digest:
-    """Adler-32, or one of hashlib's."""
+def _as_folder(url: str) -> str:
+    """Some WebDAV servers know a folder only by a name that ends as one."""
+    return f"{url}/" if url.startswith(("davs:", "https:")) else url
 
-    def __init__(self, algorithm: str) -> None:
-        self._adler = zlib.adler32(b"")
-        self._hash = None if algorithm == "adler32" else hashlib.new(algorithm, usedforsecurity=False)
+
+class Adler32:
+    """Adler-32, with the methods of hashlib's."""
+
+    def __init__(self) -> None:
+        self._value = zlib.adler32(b"")
 
     def update(self, data: bytes) -> None:
         """Take in the next bytes."""
-        if self._hash is None:
-            self._adler = zlib.adler32(data, self._adler)
-        else:
-            self._hash.update(data)
+        self._value = zlib.adler32(data, self._value)
 
     def hexdigest(self) -> str:
         """Give the digest of all bytes so far."""
-        return f"{self._adler:08x}" if self._hash is None else self._hash.hexdigest()
+        return f"{self._value:08x}"
+
+
+def new_digest(algorithm: str) -> Any:
+    """Begin a digest."""
+    return Adler32() if algorithm == "adler32" else hashlib.new(algorithm, usedforsecurity=False)
 
 
 class Here:
@@ -221,13 +232,13 @@ class Here:
 
     def digest(self, file: int, algorithm: str) -> str:
         """Read an open file from its beginning."""
-        digest, at = Digest(algorithm), 0
+        digest, at = new_digest(algorithm), 0
         while block := os.pread(file, BLOCK, at):
             digest.update(block)
             at += len(block)
             if not at % (256 * BLOCK):
                 self._line.say(patience=PATIENCE)
-        return digest.hexdigest()
+        return str(digest.hexdigest())
 
 
 class Copy:
@@ -272,17 +283,11 @@ class Copy:
             raise FaultError(f"{url} is not there", "source", errno.ENOENT)
         self._is_folder = stat.S_ISDIR(found.st_mode)
         if self._is_folder:
-            self._walk(url, "")
+            for path, status in self._grid.walk(url, "source"):
+                is_folder = stat.S_ISDIR(status.st_mode)
+                self._entries[path] = {"size": 0 if is_folder else status.st_size, "is_directory": is_folder}
         else:
             self._entries[""] = {"size": found.st_size, "is_directory": False}
-
-    def _walk(self, url: str, above: str) -> None:
-        found = self._grid.names(url, "source")
-        for name, status in sorted(found, key=lambda each: each[0].encode() + b"/" * stat.S_ISDIR(each[1].st_mode)):
-            is_folder = stat.S_ISDIR(status.st_mode)
-            self._entries[above + name] = {"size": 0 if is_folder else status.st_size, "is_directory": is_folder}
-            if is_folder:
-                self._walk(f"{url}/{quote(name)}", f"{above}{name}/")
 
     def _refuse_hopeless(self) -> None:
         """Say before any byte is moved what would be said after."""
@@ -315,29 +320,40 @@ class Copy:
         schemes = {self._target.partition(":")[0], self._origin("").partition(":")[0]}
         if program is None or not schemes <= {"gsiftp", "file"}:
             return False
+        # It is to outlive us as little as we outlive the hub.
+        command = ["setpriv", "--pdeathsig", "KILL", program, "-fast", "-pp", "-vb", "-st", str(PATIENCE)]
         with os.fdopen(os.memfd_create("datahub-names"), "w") as names:
-            names.writelines(f'"{self._origin(path)}" "{self._there(path)}"\n' for path in files)
-            names.flush()
-            # It is to outlive us as little as we outlive the hub.
-            command = ["setpriv", "--pdeathsig", "KILL", program, "-fast", "-pp", "-vb"]
-            command += ["-f", f"/proc/self/fd/{names.fileno()}"]
+            if self._here:
+                names.writelines(f'"{self._origin(path)}" "{self._there(path)}"\n' for path in files)
+                names.flush()
+                command += ["-f", f"/proc/self/fd/{names.fileno()}"]
+            else:
+                # From server to server it does not wait only when it goes through the folders itself.
+                command += ["-r", "-cd", f"{self._origin('')}/", f"{self._target}/"]
             pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": sys.stderr}
             with subprocess.Popen(command, pass_fds=[names.fileno()], **pipes) as running:
-                self._follow(running, iter(files.values()))
+                self._follow(running.stdout, files)
+        strangers = [path for path, _ in self._grid.walk(self._target) if path not in self._entries]
+        if strangers:
+            # It came to the product since that was listed, so it is not verified.
+            raise FaultError(f"{strangers[0]!r} came to it while it was moved", "source", kind="changed")
         return True
 
-    def _follow(self, running: subprocess.Popen[bytes], entries: Iterator[Order]) -> None:
+    def _follow(self, output: Any, files: dict[str, Order]) -> None:
         """It names each file that it begins, and counts the bytes of a large one."""
+        sizes = [entry["size"] for entry in files.values()]
+        patience, rest = PATIENCE + max(sizes) // SLOWEST, iter(sizes)
         size = counted = 0
-        for line in running.stdout or ():
-            for part in re.split(rb"[\r\n]", line):
+        self._grid.line.say(patience=patience)
+        while data := output.read1(BLOCK):
+            for part in re.split(rb"[\r\n]", data):
                 count = re.match(rb"\s*(\d+) bytes", part)
                 if count:
-                    self._grid.line.say(moved=max(0, int(count[1]) - counted))
+                    self._grid.line.say(moved=max(0, int(count[1]) - counted), patience=patience)
                     counted = max(counted, int(count[1]))
                 elif part.startswith(b"  "):
-                    self._grid.line.say(moved=max(0, size - counted))
-                    size, counted = next(entries, {"size": 0})["size"], 0
+                    self._grid.line.say(moved=max(0, size - counted), patience=patience)
+                    size, counted = next(rest, 0), 0
 
     def _copy_file(self, path: str, entry: Order, *, there: bool) -> None:
         if self._here:
@@ -407,18 +423,13 @@ def _refuse_existing(grid: Grid, order: Order, is_folder: bool) -> None:
     raise FaultError(f"{final} {text}", "destination", errno.EEXIST)
 
 
-def copy(grid: Grid, order: Order) -> Order:
-    """Copy a product to its temporary name."""
-    return Copy(grid, order).run()
-
-
 def publish(grid: Grid, order: Order) -> Order:
     """Give what was copied its final name, or find that it has it."""
     final = f"{order['destination']}/{order['quoted_name']}"
     temporary = f"{order['destination']}/{quote(order['temporary'])}"
     if grid.look(temporary) is not None:
         _refuse_existing(grid, order, order["folder"])
-        grid.rename(temporary, final)
+        grid.rename(temporary, final, folder=order["folder"])
     elif not _is_ours(grid, order, final):
         raise FaultError(f"the copy for {final} has gone: it is made again", "destination", kind="lost")
     return {}
@@ -440,17 +451,9 @@ def _is_ours(grid: Grid, order: Order, final: str) -> bool:
         if found.st_size != order["size"]:
             return False
         return bool(grid.checksum(final, "adler32", order["size"]) == known["adler32"])
-    sums: dict[str, str] = {}
-    _add_sums(grid, final, "", sums)
+    files = ((path, status.st_size) for path, status in grid.walk(final) if not stat.S_ISDIR(status.st_mode))
+    sums = {path: grid.checksum(f"{final}/{quote(path)}", "adler32", size) for path, size in files}
     return bool(manifest(sums) == known["manifest-adler32"])
-
-
-def _add_sums(grid: Grid, url: str, above: str, sums: dict[str, str]) -> None:
-    for name, status in grid.names(url):
-        if stat.S_ISDIR(status.st_mode):
-            _add_sums(grid, f"{url}/{quote(name)}", f"{above}{name}/", sums)
-        else:
-            sums[above + name] = grid.checksum(f"{url}/{quote(name)}", "adler32", status.st_size)
 
 
 def discard(grid: Grid, order: Order) -> Order:
@@ -464,7 +467,7 @@ def discard(grid: Grid, order: Order) -> Order:
     return {}
 
 
-VERBS = {each.__name__: each for each in (copy, publish, find, discard)}
+VERBS = {"copy": lambda grid, order: Copy(grid, order).run(), "publish": publish, "find": find, "discard": discard}
 
 
 def _fault(error: Any, where: str) -> FaultError:
@@ -491,7 +494,7 @@ def main() -> None:
     """Obey until there are no more orders; die with the hub, whatever goes on."""
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
     os.setsid()
-    # What libraries print goes to the hub's log, not between the answers.
+    # What libraries print goes to the hub's log.
     line = Line(os.dup(1))
     os.dup2(2, 1)
     grid = Grid(line) if gfal2 is not None else None

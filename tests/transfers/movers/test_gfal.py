@@ -6,7 +6,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,16 @@ from zlib import adler32
 import pytest
 import pytest_twisted
 from twisted.internet.defer import CancelledError
+from twisted.internet.protocol import Factory, Protocol
 
 from datahub.archive import Product
 from datahub.archive.local import LocalArchive
-from datahub.errors import FinalFault, PassingFault
+from datahub.errors import FinalFault, InvalidRequest, PassingFault
 from datahub.kit.aio import start
 from datahub.kit.clock import HubClock
 from datahub.kit.threads import InlinePool
-from datahub.transfers.movers import Checksum, Delivery, DeliveryLost, Order, Remote
+from datahub.transfers.movers import Checksum, Delivery, DeliveryLost, Order, Remote, carriers
+from datahub.transfers.movers.addresses import check_folder
 from datahub.transfers.movers.carriers import Carriers
 from datahub.transfers.movers.gfal import COMMAND, GfalMover
 from datahub.transfers.movers.proxies import Papers
@@ -154,16 +156,22 @@ async def test_a_tree_arrives(grid, files):
 
 
 async def test_what_is_on_another_host_goes_from_there(grid):
-    """A file and a folder, which nobody has counted, by a third-party copy."""
-    expected = tree(grid, 10)
-    for name, files in (("tree", len(expected)), ("tree/n/009", 1)):
+    """A file and folders, which nobody has counted, by third-party copies: in bulk, and one by one."""
+    for number in range(12):
+        grid.put(f"many/{number % 2}/{number}", content(number * 100))
+    for name in ("h#x", "a b/[ü]", "c"):
+        grid.put(f"few/{name}", content(len(name)))
+    for name, files in (("many", 12), ("few", 3), ("few/c", 1)):
         path = grid.archive_root / name
         url = grid.server.url(path)
         remote = Remote("5", path.name, path, is_directory=False, files=0, size=0, url=url)
         delivery = await grid.deliver(remote)
         assert (delivery.files, delivery.is_directory) == (files, files > 1)
-        assert Path(grid.deliveries / "alice" / path.name).exists()
-    assert grid.delivered() == ["009", "tree"]
+        there = grid.deliveries / "alice" / path.name
+        for each in [path, *path.rglob("*")]:
+            copied = there / each.relative_to(path)
+            assert copied.is_dir() if each.is_dir() else copied.read_bytes() == each.read_bytes()
+    assert grid.delivered() == ["c", "few", "many"]
 
 
 async def test_what_is_not_there_can_not_be_moved(grid):
@@ -296,7 +304,7 @@ async def test_a_certificate_and_its_key(grid):
 async def test_a_server_that_is_killed(grid):
     """In the middle of a file: nothing has the final name; when the server is back it is moved again."""
     big = grid.put("005")
-    os.truncate(big, 2_000_000_000)
+    os.truncate(big, 500_000_000)
     order = grid.order()
     copying = start(grid.mover.copy(order, await grid.archive.locate("005"), grid.moved.append))
     under_way = grid.deliveries / "alice" / f".datahub-f7d2-{order.attempt}"
@@ -317,7 +325,7 @@ async def test_a_server_that_is_killed(grid):
 async def test_a_copy_that_is_stopped(grid):
     """When it is cancelled the process is gone, and with it what it has started."""
     big = grid.put("005")
-    os.truncate(big, 2_000_000_000)
+    os.truncate(big, 500_000_000)
     order = grid.order()
     copying = start(grid.mover.copy(order, await grid.archive.locate("005"), grid.moved.append))
     under_way = grid.deliveries / "alice" / f".datahub-f7d2-{order.attempt}"
@@ -351,3 +359,88 @@ async def test_one_process_serves_many(grid):
     os.utime(papers, (1, 1))
     await move("3")
     assert len(seen) == 2
+
+
+async def test_what_arrives_damaged_is_not_delivered(grid):
+    """A byte is another one than at the source, though the server has taken all of them without a word."""
+    big = grid.put("005")
+    os.truncate(big, 500_000_000)
+    order = grid.order()
+    copying = start(grid.mover.copy(order, await grid.archive.locate("005"), grid.moved.append))
+    under_way = grid.deliveries / "alice" / f".datahub-f7d2-{order.attempt}"
+    await until(lambda: under_way.exists() and under_way.stat().st_size > 1_000_000, "bytes arrive", 60)
+    with under_way.open("r+b") as file:
+        file.write(b"x")
+    with pytest.raises(PassingFault, match="'005' arrived damaged: the adler32 is"):
+        await copying
+    assert grid.delivered() == []
+
+
+async def test_a_server_that_hangs(grid, reactor, monkeypatch):
+    """It takes the connection and says nothing: the process is killed, and nothing is left that waits."""
+    monkeypatch.setattr(carriers, "PATIENCE", 1.0)
+    listening = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+    grid.put("005")
+    order = replace(grid.order(), destination=f"gsiftp://localhost:{listening.getHost().port}/d")
+    with pytest.raises(PassingFault, match="did not get on within 1 s"):
+        await grid.deliver("005", order)
+    assert not grid.movers[0]._all
+    await listening.stopListening()
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("import sys; sys.exit(3)", "ended unexpectedly"),
+        ("print('hello', flush=True); input()", "spoke nonsense"),
+        ("print('x' * 200000, end='', flush=True); input()", "spoke without end"),
+    ],
+)
+async def test_a_process_that_fails(grid, program, told):
+    """Whatever it does, the transfer is tried again by another one."""
+    grid.movers[0]._command = [COMMAND[0], "-c", f"input(); {program}"]
+    grid.put("005")
+    with pytest.raises(PassingFault, match=told):
+        await grid.deliver("005")
+
+
+async def test_a_host_without_gfal2(grid):
+    """The packages are named; when they are installed it goes on."""
+    grid.put("005")
+    command = grid.movers[0]._command
+    # Without its site-packages Python finds no gfal2.
+    grid.movers[0]._command = [command[0], "-S", *command[1:]]
+    with pytest.raises(PassingFault, match="install the Debian packages python3-gfal2"):
+        await grid.deliver("005")
+    grid.movers[0]._command = ["/nowhere/python3"]
+    with pytest.raises(PassingFault, match="the program /nowhere/python3 is not on this host"):
+        await grid.deliver("005")
+
+
+@pytest.mark.parametrize(
+    "destination",
+    [
+        "gsiftp:///folder",
+        "gsiftp://host",
+        "gsiftp://host:port/d",
+        "gsiftp://user:hush@host/d",
+        "gsiftp://host/a/../b",
+        "gsiftp://host/.datahub-x/b",
+        "gsiftp://host/a%0Ab",
+        "gsiftp://host/a%zz",
+        "gsiftp://host/a?b",
+        "gsiftp://host/%FF",
+        "gsiftp://a b@host/d",
+    ],
+)
+def test_destinations_that_can_not_be(destination):
+    """Refused when they are submitted, in the original's words, and no password is repeated."""
+    with pytest.raises(InvalidRequest, match="destination_path must be a URL specifying a GridFTP server") as refusal:
+        check_folder(destination)
+    assert "hush" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("destination", ["gsiftp://ubuntu@host/home/ubuntu", "gsiftp://host:2811/", "davs://h/a%20b/"])
+def test_destinations_that_can_be(destination):
+    """The original's own line among them."""
+    check_folder(destination)

@@ -28,6 +28,9 @@ class Promiser:
     async def locate(self, transfer: Transfer) -> Product:
         raise NotImplementedError
 
+    def remote(self, transfer: Transfer) -> None:
+        return None
+
 
 @pytest.fixture
 def stager() -> Promiser:
