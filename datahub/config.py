@@ -49,6 +49,7 @@ from datahub.values import (
     check_proxy,
     check_scope,
     check_service,
+    lacks_archive,
     read_archive,
     read_below_state,
     read_database,
@@ -431,7 +432,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     found: list[Config] = []
     with given.telling():
         found.append(section(Config, later="notify")(given))
-    if _lacks_archive(given.value):
+    if lacks_archive(given.value):
         given.problems.append('archive.url: is missing; write it like "file:///srv/archive"')
     if given.problems:
         raise ConfigError(path, given.problems)
@@ -439,21 +440,6 @@ def load(path: Path, environ: Mapping[str, str]) -> Config:
     if problems := list(_grid_problems(config.transfers)):
         raise ConfigError(path, problems)
     return _placed(_reachable(path, config))
-
-
-def _lacks_archive(document: Mapping[str, Any]) -> bool:
-    """Whether transfers or carts are offered, or worked on, without an archive; told of wrong documents, too."""
-
-    def table(name: str) -> Mapping[str, Any]:
-        return value if isinstance(value := document.get(name, {}), dict) else {}
-
-    if not {"url", "url_file"}.isdisjoint(table("archive")) and table("archive").get("url") != "":
-        return False
-    listens = document.get("listen", [{}])
-    offers = [each for each in listens if isinstance(each, dict)] if isinstance(listens, list) else []
-    named = [table("hub").get("workers", PIPELINES), *(each.get("services", SERVICES) for each in offers)]
-    found = [each for each in named if isinstance(each, list | tuple | str)]
-    return any(name in each for each in found for name in ("transfers", "carts"))
 
 
 def _grid_problems(transfers: TransfersSection) -> Iterator[str]:

@@ -30,6 +30,7 @@ __all__ = [
     "check_proxy",
     "check_scope",
     "check_service",
+    "lacks_archive",
     "read_archive",
     "read_below_state",
     "read_database",
@@ -326,3 +327,18 @@ def read_levels(given: Given) -> dict[str, str]:
     """Read levels by namespace; dotted names are one."""
     read = mapping(lambda _, level: choice(*LEVELS)(level))
     return read(replace(given, value=dict(_flat(given.table()))))
+
+
+def lacks_archive(document: Mapping[str, Any]) -> bool:
+    """Whether transfers or carts are offered, or worked on, without an archive; told of wrong documents, too."""
+
+    def table(name: str) -> Mapping[str, Any]:
+        return value if isinstance(value := document.get(name, {}), dict) else {}
+
+    if not {"url", "url_file"}.isdisjoint(table("archive")) and table("archive").get("url") != "":
+        return False
+    listens = document.get("listen", [{}])
+    offers = [each for each in listens if isinstance(each, dict)] if isinstance(listens, list) else []
+    named = [table("hub").get("workers", PIPELINES), *(each.get("services", SERVICES) for each in offers)]
+    found = [each for each in named if isinstance(each, list | tuple | str)]
+    return any(name in each for each in found for name in ("transfers", "carts"))

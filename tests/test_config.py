@@ -97,35 +97,37 @@ def test_scope_of_stagers_can_be_granted(folder: Folder) -> None:
     assert problem.startswith('listen[0].anonymous[0]: "transfers:stage" is for callers with credentials only')
 
 
+WRONG_THROUGHOUT = """
+colour = "red"
+[hub]
+min_free = "2 GX"
+drain = 60
+workers = ["transfers", 3, "carriage", "transport"]
+[limits]
+connections = 0
+[[listen]]
+endpoint = "tcp:http"
+[[listen]]
+endpoint = "unix:/run/hub.sock"
+anonymous = ["raed"]
+[archive]
+url = "srv/archive"
+[auth.tokens.alice]
+token = "x"
+scopes = []
+[transfers]
+retry = "3 d"
+[transfers.movers]
+file = "local:srv"
+gsiftp = "webdav"
+[notify]
+secret = "x"
+"""
+
+
 def test_all_errors_are_told_at_once(folder: Folder) -> None:
     """Each has a line with its path, what is wrong and what would be right; nothing is told twice."""
-    text = """
-    colour = "red"
-    [hub]
-    min_free = "2 GX"
-    drain = 60
-    workers = ["transfers", 3, "carriage", "transport"]
-    [limits]
-    connections = 0
-    [[listen]]
-    endpoint = "tcp:http"
-    [[listen]]
-    endpoint = "unix:/run/hub.sock"
-    anonymous = ["raed"]
-    [archive]
-    url = "srv/archive"
-    [auth.tokens.alice]
-    token = "x"
-    scopes = []
-    [transfers]
-    retry = "3 d"
-    [transfers.movers]
-    file = "local:srv"
-    gsiftp = "webdav"
-    [notify]
-    secret = "x"
-    """
-    assert folder.problems(text, needed="") == (
+    assert folder.problems(WRONG_THROUGHOUT, needed="") == (
         (
             "colour: is not a known key; known are archive, auth, carts, database, hub, jobs, limits, listen, log,"
             " messages, queue, sandbox, transfers"

@@ -5,11 +5,22 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
-__all__ = ["IGNORED", "be_subreaper", "drain", "libc", "send_signal", "start_of", "tree", "wake_on_children"]
+__all__ = [
+    "IGNORED",
+    "Process",
+    "be_subreaper",
+    "drain",
+    "libc",
+    "send_signal",
+    "start_of",
+    "stat_of",
+    "tree",
+    "wake_on_children",
+]
 
 PR_SET_NAME: Final = 15
 PR_SET_CHILD_SUBREAPER: Final = 36
@@ -18,33 +29,48 @@ IGNORED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, 
 libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-def tree(root: int, without: Collection[int] = ()) -> list[tuple[int, int]]:
-    """The processes below ``root``, as pid and process group; not those of ``without``, nor what is below them."""
-    children: dict[int, list[tuple[int, int, bool]]] = {}
+class Process(NamedTuple):
+    """One process: its pid is it only together with ``start``, the kernel's ticks from boot to its beginning."""
+
+    pid: int
+    group: int
+    start: int
+
+
+def tree(root: int, without: Collection[int] = ()) -> list[Process]:
+    """The processes below ``root``; not those of ``without``, nor what is below them."""
+    children: dict[int, list[tuple[Process, bool]]] = {}
     for name in os.listdir("/proc"):  # noqa: PTH208 - pathlib is not loaded here
         if not name.isdecimal():
             continue
         try:
-            with open(f"/proc/{name}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - pathlib costs as much again
-                state, parent, group, *_ = file.read(512).rpartition(b")")[2].split(None, 3)
-        except (OSError, ValueError):
+            facts = stat_of(int(name))
+            process = Process(int(name), int(facts[2]), int(facts[19]))
+        except (OSError, IndexError):
             continue
-        children.setdefault(int(parent), []).append((int(name), int(group), state in b"ZX"))
-    found, waiting = [], [root]
+        children.setdefault(int(facts[1]), []).append((process, facts[0] in b"ZX"))
+    found, waiting = [], [Process(root, 0, 0)]
     while waiting:
-        for pid, group, dead in children.get(waiting.pop(), ()):
-            if pid not in without:
-                waiting.append(pid)
+        parent = waiting.pop()
+        for each, dead in children.get(parent.pid, ()):
+            # One that is older than its parent is not its child: the parent has got the number of a former one.
+            if each.pid not in without and each.start >= parent.start:
+                waiting.append(each)
                 if not dead:
-                    found.append((pid, group))
+                    found.append(each)
     return found
 
 
-def send_signal(pids: list[tuple[int, int]], number: int) -> None:
-    """Send a signal to each process of a `tree`."""
-    for pid, _ in pids:
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
+def send_signal(processes: Iterable[Process], number: int) -> None:
+    """Send a signal to each of ``processes`` that is still there, and never to one that has its pid now."""
+    for each in processes:
+        with suppress(OSError, IndexError):
+            handle = os.pidfd_open(each.pid)
+            try:
+                if start_of(each.pid) == each.start:
+                    signal.pidfd_send_signal(handle, number)
+            finally:
+                os.close(handle)
 
 
 def be_subreaper(name: bytes) -> None:
@@ -68,7 +94,12 @@ def drain(reader: int) -> None:
         os.read(reader, 4096)
 
 
+def stat_of(pid: int) -> list[bytes]:
+    """What proc(5) has in ``/proc/PID/stat`` behind the name: state, parent, group and so on. Raises `OSError`."""
+    with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - pathlib is not loaded here
+        return file.read(1024).rpartition(b")")[2].split()
+
+
 def start_of(pid: int) -> int:
     """Give the time at which a process started, in the kernel's ticks since boot; with it a pid is one process."""
-    with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:  # noqa: PTH123 - pathlib is not loaded here
-        return int(file.read(1024).rpartition(b")")[2].split()[19])
+    return int(stat_of(pid)[19])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from datahub.processes.kernel import start_of, tree
+from datahub.processes.kernel import Process, send_signal, stat_of, tree
 
 __all__ = ["TAG", "boot", "kill_leftovers"]
 
@@ -33,9 +32,7 @@ def kill_leftovers(job: str, process: str | None, patience: float) -> bool:
     until = time.monotonic() + patience
     while True:
         found = set(_left_of(job, process))
-        for pid in found:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+        send_signal(found, signal.SIGKILL)
         if not found:
             return True
         if time.monotonic() > until:
@@ -43,20 +40,18 @@ def kill_leftovers(job: str, process: str | None, patience: float) -> bool:
         time.sleep(PAUSE)
 
 
-def _left_of(job: str, process: str | None) -> Iterator[int]:
+def _left_of(job: str, process: str | None) -> Iterator[Process]:
     if process is not None:
         pid, start, its_boot = process.split()
         with suppress(OSError, IndexError):
-            if its_boot == boot() and start_of(int(pid)) == int(start) and _lives(int(pid)):
-                yield int(pid)
-                yield from (each for each, _ in tree(int(pid)))
+            facts = stat_of(int(pid))
+            if its_boot == boot() and facts[19] == start.encode() and facts[0] not in b"ZX":
+                yield Process(int(pid), int(facts[2]), int(start))
+                yield from tree(int(pid))
     tag = f"{TAG}={job}".encode()
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():
-            with suppress(OSError):
+            with suppress(OSError, IndexError):
+                facts = stat_of(int(folder.name))
                 if tag in (folder / "environ").read_bytes().split(b"\0"):
-                    yield int(folder.name)
-
-
-def _lives(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split(None, 1)[0] not in (b"Z", b"X")
+                    yield Process(int(folder.name), int(facts[2]), int(facts[19]))

@@ -147,7 +147,7 @@ class Job:
         if grace > 0:
             self._signal_group(signal.SIGTERM)
             self._signal_group(signal.SIGCONT)
-            send_signal([each for each in tree(os.getpid()) if each[1] != self._leader], signal.SIGTERM)
+            send_signal([each for each in tree(os.getpid()) if each.group != self._leader], signal.SIGTERM)
 
     def _wait(self) -> None:
         """Wait for a child's end, output, an order, or for the next thing that is due."""

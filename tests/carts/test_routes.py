@@ -248,7 +248,7 @@ async def test_waiting_for_the_tar(yard):
     asking = yard.client.treq.request("GET", "http://hub/carts/abc/abc.tar?wait=10m")
     yard.client.treq.flush()
     yard.work()
-    yard.clock.advance(6)
+    yard.clock.advance(16)
     yard.client.treq.flush()
     assert (await asking).code == 200
 

@@ -77,7 +77,7 @@ async def test_the_supervisor_is_killed(tmp_path, reactor):
     async with opened(tmp_path, reactor) as house:
         job = await house.post(command="echo up; setsid sleep 95 & sleep 96", start=True)
         await until(lambda: len(tagged(job["id"])) >= 3, "it is up")
-        (supervisor,) = {pid for pid, _ in tree(os.getpid())} & _named("datahub-jobs")
+        (supervisor,) = {each.pid for each in tree(os.getpid())} & _named("datahub-jobs")
         os.kill(supervisor, signal.SIGKILL)
         found = await house.get(job["id"], query="?wait=30s")
         assert (found["reasonForExit"], found["detail"]) == ("lost", "the supervisor of jobs was killed")
@@ -90,7 +90,7 @@ async def test_the_supervisor_is_killed(tmp_path, reactor):
 
 def _named(name):
     found = set()
-    for pid, _ in tree(os.getpid()):
+    for pid, *_ in tree(os.getpid()):
         with open(f"/proc/{pid}/comm") as file:  # noqa: PTH123 - short
             if file.read().strip() == name:
                 found.add(pid)

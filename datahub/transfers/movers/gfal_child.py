@@ -125,15 +125,12 @@ class Grid:
 
     def remove(self, url: str) -> None:
         """Remove a file or a tree, if it is there."""
-        found = self.look(url)
-        if found is None:
-            return
-        if not stat.S_ISDIR(found.st_mode):
+        if (found := self.look(url)) is not None and stat.S_ISDIR(found.st_mode):
+            for name, _ in self.names(url):
+                self.remove(f"{url}/{quote(name)}")
+            self._at("destination", self._context.rmdir, url)
+        elif found is not None:
             self._at("destination", self._context.unlink, url)
-            return
-        for name, _ in self.names(url):
-            self.remove(f"{url}/{quote(name)}")
-        self._at("destination", self._context.rmdir, url)
 
     def copy(self, source: str, target: str, size: int) -> None:
         """Copy one file, telling how it gets on."""
@@ -282,12 +279,9 @@ class Copy:
         if found is None:
             raise FaultError(f"{url} is not there", "source", errno.ENOENT)
         self._is_folder = stat.S_ISDIR(found.st_mode)
-        if self._is_folder:
-            for path, status in self._grid.walk(url, "source"):
-                is_folder = stat.S_ISDIR(status.st_mode)
-                self._entries[path] = {"size": 0 if is_folder else status.st_size, "is_directory": is_folder}
-        else:
-            self._entries[""] = {"size": found.st_size, "is_directory": False}
+        for path, status in self._grid.walk(url, "source") if self._is_folder else [("", found)]:
+            is_folder = stat.S_ISDIR(status.st_mode)
+            self._entries[path] = {"size": 0 if is_folder else status.st_size, "is_directory": is_folder}
 
     def _refuse_hopeless(self) -> None:
         """Say before any byte is moved what would be said after."""
@@ -410,9 +404,8 @@ def manifest(sums: dict[str, str]) -> str:
 
 
 def _refuse_existing(grid: Grid, order: Order, is_folder: bool) -> None:
-    final = f"{order['destination']}/{order['quoted_name']}"
-    found = grid.look(final)
-    if found is None:
+    final, _ = _names(order)
+    if (found := grid.look(final)) is None:
         return
     if not order["overwrite"]:
         text = "exists already (give overwrite=true, or another destination)"
@@ -425,8 +418,7 @@ def _refuse_existing(grid: Grid, order: Order, is_folder: bool) -> None:
 
 def publish(grid: Grid, order: Order) -> Order:
     """Give what was copied its final name, or find that it has it."""
-    final = f"{order['destination']}/{order['quoted_name']}"
-    temporary = f"{order['destination']}/{quote(order['temporary'])}"
+    final, temporary = _names(order)
     if grid.look(temporary) is not None:
         _refuse_existing(grid, order, order["folder"])
         grid.rename(temporary, final, folder=order["folder"])
@@ -437,9 +429,12 @@ def publish(grid: Grid, order: Order) -> Order:
 
 def find(grid: Grid, order: Order) -> Order:
     """Say whether what was copied has its final name."""
-    final = f"{order['destination']}/{order['quoted_name']}"
-    temporary = f"{order['destination']}/{quote(order['temporary'])}"
+    final, temporary = _names(order)
     return {"published": grid.look(temporary) is None and _is_ours(grid, order, final)}
+
+
+def _names(order: Order) -> tuple[str, str]:
+    return f"{order['destination']}/{order['quoted_name']}", f"{order['destination']}/{quote(order['temporary'])}"
 
 
 def _is_ours(grid: Grid, order: Order, final: str) -> bool:
@@ -448,9 +443,9 @@ def _is_ours(grid: Grid, order: Order, final: str) -> bool:
     if found is None or stat.S_ISDIR(found.st_mode) != order["folder"]:
         return False
     if not order["folder"]:
-        if found.st_size != order["size"]:
-            return False
-        return bool(grid.checksum(final, "adler32", order["size"]) == known["adler32"])
+        return bool(
+            found.st_size == order["size"] and grid.checksum(final, "adler32", order["size"]) == known["adler32"]
+        )
     files = ((path, status.st_size) for path, status in grid.walk(final) if not stat.S_ISDIR(status.st_mode))
     sums = {path: grid.checksum(f"{final}/{quote(path)}", "adler32", size) for path, size in files}
     return bool(manifest(sums) == known["manifest-adler32"])
@@ -460,10 +455,9 @@ def discard(grid: Grid, order: Order) -> Order:
     """Remove all that has a name with the transfer's prefix."""
     folder = order["destination"]
     found = grid.look(folder)
-    if found is not None and stat.S_ISDIR(found.st_mode):
-        for name, _ in grid.names(folder):
-            if name.startswith(order["prefix"]):
-                grid.remove(f"{folder}/{quote(name)}")
+    there = grid.names(folder) if found is not None and stat.S_ISDIR(found.st_mode) else []
+    for name in (each for each, _ in there if each.startswith(order["prefix"])):
+        grid.remove(f"{folder}/{quote(name)}")
     return {}
 
 
