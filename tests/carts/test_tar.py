@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+import os
+import shutil
 import subprocess
 import tarfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datahub.carts.tar import Layout, header, padding, top_of
+from tests.servers import MISSING, services_required
 
 NS = 1_700_000_000 * 10**9
 
@@ -50,20 +54,28 @@ def test_what_is_computed_is_what_tarfile_reads(files, top):
     assert found == expected
 
 
-def test_gnu_tar_reads_it(tmp_path):
+def listed(program: str, path: Path, *options: str) -> str:
+    """What ``program`` tells of a tar."""
+    command = [program, *options, "-f", str(path)]
+    environ = {**os.environ, "LC_ALL": "C.UTF-8"}
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environ).stdout
+
+
+@pytest.mark.parametrize(("program", "options"), [("tar", ("--quoting-style=literal", "-t")), ("bsdtar", ("-t",))])
+def test_tar_programs_read_it(tmp_path, program, options):
     """Long names, other scripts, and a file of more than 8 GiB by its header."""
+    if shutil.which(program) is None:
+        (pytest.fail if services_required() else pytest.skip)(f"{MISSING}{program}; install Debian's libarchive-tools")
     files = [("a", b"1", NS), ("é/日本", b"22", NS), ("n" * 300, b"333", NS), ("d/" * 100 + "f", b"4", NS)]
     whole, _ = tar_of("top", files)
     path = tmp_path / "x.tar"
     path.write_bytes(whole)
-    listed = subprocess.run(["tar", "--quoting-style=literal", "-tf", path], capture_output=True, text=True, check=True)
-    assert listed.stdout.splitlines() == [f"top/{name}" for name, _, _ in files]
+    assert listed(program, path, *options).splitlines() == [f"top/{name}" for name, _, _ in files]
     big = 9 * 2**30
     path.write_bytes(header("top/big", big, NS))
     with path.open("ab") as sparse:
         sparse.truncate(len(header("top/big", big, NS)) + big + 10240)
-    told = subprocess.run(["tar", "-tvf", path], capture_output=True, text=True, check=True)
-    assert str(big) in told.stdout
+    assert str(big) in listed(program, path, "-tv")
 
 
 @pytest.mark.parametrize(
