@@ -9,7 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 from pika import ConnectionParameters, PlainCredentials
 from pika.adapters.twisted_connection import TwistedProtocolConnection
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import AlreadyCalledError, Deferred, succeed
 from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -157,9 +157,14 @@ class Wire(TwistedProtocolConnection):  # type: ignore[misc]  # pika has no type
         self.connected = 0
         # pika keeps what the broker said against us here, and would put "closed cleanly" in its place.
         told = self._impl._error  # noqa: SLF001  # no public name
-        super().connectionLost(Failure(told) if told and reason.check(ConnectionDone) else reason)
-        for parting in self._partings:
-            parting.callback(None)
+        try:
+            super().connectionLost(Failure(told) if told and reason.check(ConnectionDone) else reason)
+        except AlreadyCalledError:
+            # pika fails whatever it was asked, and can't if that was cancelled here and answered all the same.
+            log.debug("the connection was lost with a cancelled request under way")
+        finally:
+            for parting in self._partings:
+                parting.callback(None)
 
     def _on_connection_failed(self, connection: Any, fault: Exception | None = None) -> None:
         # pika would put its count of attempts in the place of the broker's reason.
