@@ -16,7 +16,7 @@ STAGING = {
     "stage claimed, not committed": "datahub.transfers.tables:begin_staging:after:1",
     "stage claimed": "datahub.transfers.pipeline:Pipeline.stage:before:1",
     "staged, not written": "datahub.transfers.pipeline:Pipeline.stage:after:1",
-    "stage settled, not committed": "datahub.work.lane:Lane._write:after:1",
+    "stage settled, not committed": "datahub.work.lane:write:after:1",
     "stage settled": "datahub.queues.embedded:EmbeddedQueue.announce:before:2",
 }
 MOVING = {
@@ -29,7 +29,7 @@ MOVING = {
     "facts committed, no final name": "datahub.transfers.movers.local:LocalMover.publish:before:1",
     "final name and temporary name": "datahub.transfers.movers.local:_give_name:after:1",
     "final name, not settled": "datahub.transfers.movers.local:LocalMover.publish:after:1",
-    "move settled, not committed": "datahub.work.lane:Lane._write:after:2",
+    "move settled, not committed": "datahub.work.lane:write:after:2",
     "move settled": "datahub.work.lane:Lane._leave:before:2",
 }
 

@@ -167,8 +167,8 @@ def test_status_that_is_wrong(curl: Curl) -> None:
     assert curl("/transferStatus", "-d", "job_id=1").status == 405
     method = curl("/submitTransfer")
     assert (method.status, method.headers["allow"]) == (405, "POST")
-    assert curl("/nothing").status == 404
-    assert curl("/nothing").headers["content-type"] == "application/problem+json"
+    nothing = curl("/transfers/of/nothing")
+    assert (nothing.status, nothing.headers["content-type"]) == (404, "application/problem+json")
 
 
 def test_tokens(site: Site, curl: Curl) -> None:

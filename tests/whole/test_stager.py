@@ -345,13 +345,14 @@ def test_only_what_is_below_staged_is_moved(staging: Staging) -> None:
 
 
 def test_what_nobody_here_can_read_is_an_error_that_says_so(staging: Staging) -> None:
-    """Without a folder in common the product is at a GridFTP server, which no mover of this version reads."""
+    """Without a folder in common the product is at a GridFTP server, which the mover of this host does not read."""
     site, daemon = staging.site, staging.hub(staged="")
     staging.start()
     daemon.start()
     (seen,) = daemon.await_final([site.submit(daemon, FILE)])
     assert seen["status"] == "ERROR"
-    assert f"staged at gsiftp://{HOST}{seen['stager_path']}, which no mover" in seen["detailed_status"]
+    place = f"gsiftp://{HOST}{seen['stager_path']}"
+    assert f"staged at {place}, and this mover reads only what is here" in seen["detailed_status"]
 
 
 def test_a_known_stager_needs_no_passcode(staging: Staging, tmp_path: Path) -> None:
