@@ -168,14 +168,20 @@ class Handing:
         end = conclude(job, overdue=flight is not None and now - flight.changed > STOPPING)
         if end is None:
             return None
-        note = {"fts_details": details(agent.server.url, job)}
+        note: dict[str, Any] = {"fts_details": details(agent.server.url, job)}
         if not end.failures:
             delivery = _delivery(transfer, end, final_url(transfer.destination_path, _name(transfer)))
             return Done(self._over(transfer, self._endings.delivered(item, transfer, delivery), **note))
         if transfer.status is Status.CANCELLING:
             told = f"cancelled; {end.files} files had arrived before, and are still there" if end.files else None
             return Done(self._over(transfer, self._endings.cancelled(transfer, told), **note))
-        outcome = self._endings.fault(item, self._error(transfer, agent, end))
+        if end.foreign and transfer.overwrite:
+            # Nothing of ours is there to be taken care of: without a former job, the next one may replace it.
+            note["fts_jobid"] = None
+            error: Exception = PassingFault(f"{agent.server.url}: it is to be replaced: {end.told}")
+        else:
+            error = self._error(transfer, agent, end)
+        outcome = self._endings.fault(item, error)
         return replace(outcome, record=self._over(transfer, outcome.record, **note))
 
     def _error(self, transfer: Transfer, agent: Agent, end: End) -> Exception:

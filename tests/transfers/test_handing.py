@@ -315,6 +315,29 @@ def test_what_is_in_the_way_is_not_ours(depot):
     assert "Destination file exists" in depot.transfer(number).detailed_status
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_older_file_is_replaced_after_a_hiccup(depot, overwrite):
+    """The second job is careful and finds it foreign: if it may be replaced, the third one does."""
+    depot.fake.there[f"{TARGET}005"] = (7, "00000001")
+    number = depot.handed(overwrite=overwrite)
+    depot.fake.finish(depot.job(number), "FAILED", reason="TRANSFER [110] Connection timed out")
+    depot.follow()
+    depot.wait_for_retry(number)
+    depot.move()
+    assert depot.fake.submissions[-1]["params"]["dst_file_report"]
+    depot.fake.finish(depot.job(number))
+    depot.follow()
+    if overwrite:
+        assert depot.transfer(number).status is Status.TRANSFERRING
+        depot.wait_for_retry(number)
+        depot.move()
+        assert depot.fake.submissions[-1]["params"]["overwrite"]
+        depot.fake.finish(depot.job(number))
+        depot.follow()
+    assert depot.transfer(number).status is (Status.SUCCESS if overwrite else Status.ERROR)
+    assert depot.copies() == ({f"{TARGET}005": 1} if overwrite else {})
+
+
 def test_cancelled_at_fts_by_somebody_else(depot):
     """Is an end, not a reason to try again."""
     number = depot.handed()
