@@ -59,6 +59,9 @@ AT_ONCE = 100
 REQUESTS = 4
 SETTLING = 16
 
+ANOTHERS = object()
+"""Stands for a server that only other hubs are configured with: its item is left to them."""
+
 Find = Callable[[Transfer], Awaitable[Product]]
 
 
@@ -202,10 +205,12 @@ class Handing:
         return both
 
     def _begin_following(self, connection: Connection, items: Sequence[Item]) -> dict[str, Any]:
-        return {each.subject: self._servers[each.subject] for each in items if each.subject in self._servers}
+        return {each.subject: self._servers.get(each.subject, ANOTHERS) for each in items}
 
     async def follow(self, item: Item) -> Outcome:
         """Ask about all jobs at a server that are due, and settle those that have ended."""
+        if item.record is ANOTHERS:
+            return Retry(AWAY)
         clock = self._floor.clock
         found = await self._store.read(
             "flights", partial(flights.due, server=item.subject, now=clock.now(), limit=BATCH)

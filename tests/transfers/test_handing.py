@@ -420,6 +420,19 @@ def test_a_job_that_nobody_knows_any_more(depot):
     assert depot.transfer(number).status is Status.SUCCESS
 
 
+def test_a_hub_that_does_not_know_the_server(depot):
+    """Leaves following to the hubs that do, rather than end it for all."""
+    number = depot.handed()
+    depot.fake.finish(depot.job(number))
+    known = dict(depot.handing._servers)
+    depot.handing._servers.clear()
+    depot.follow()
+    assert depot.transfer(number).status is Status.TRANSFERRING
+    depot.handing._servers.update(known)
+    depot.follow()
+    assert depot.transfer(number).status is Status.SUCCESS
+
+
 def test_it_is_looked_at_again_though_nobody_follows(depot):
     """The parked item has an end; then its step asks itself."""
     number = depot.handed()
