@@ -23,7 +23,7 @@ from datahub.transfers.flights import Flight, Look, key_of
 from datahub.transfers.model import Status, Transfer, parse_checksum
 from datahub.transfers.movers import Delivery, Order
 from datahub.transfers.movers.addresses import final_url
-from datahub.transfers.movers.fts import Job, Refused, Unknown
+from datahub.transfers.movers.fts import Job, Refused, TooLarge, Unknown
 from datahub.transfers.movers.fts_errors import Verdict
 from datahub.transfers.movers.fts_jobs import Agent, End, conclude, details
 from datahub.work import Done, Item, Outcome, Park, Record, Retry, ledger
@@ -231,7 +231,12 @@ class Handing:
         return Retry(AWAY)
 
     async def _ask_about(self, item: Item, asked: Sequence[Flight]) -> None:
-        jobs = {each.job_id: each for each in await item.record.look([flight.job for flight in asked])}
+        try:
+            found = await item.record.look([flight.job for flight in asked])
+        except TooLarge as error:
+            await self._ask_for_less(item, asked, error)
+            return
+        jobs = {each.job_id: each for each in found}
         agent = next(each for each in self._agents.values() if each.server is item.record)
         now = self._floor.clock.now()
         looks: list[Look] = []
@@ -256,6 +261,19 @@ class Handing:
         if ended:
             self._floor.changed()
             self._floor.queue.announce(MOVE)
+
+    async def _ask_for_less(self, item: Item, asked: Sequence[Flight], error: TooLarge) -> None:
+        """Ask about each half; a single job whose answer is too large is put off, so that all others go on."""
+        if len(asked) > 1:
+            middle = len(asked) // 2
+            await self._ask_about(item, asked[:middle])
+            await self._ask_about(item, asked[middle:])
+            return
+        (flight,) = asked
+        told = "transfer {id} can't be followed, its job {job} has too many files: {error}"
+        log.warn(told, id=flight.transfer, job=flight.job, error=str(error))
+        again = Look(flight.transfer, flight.job, flight.state, flight.changed, self._floor.clock.now() + LATEST)
+        await self._store.run("put off a flight", partial(flights.put_off, looks=[again]))
 
     async def _land(self, agent: Agent, flight: Flight, job: Job | None) -> None:
         try:

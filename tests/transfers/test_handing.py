@@ -23,7 +23,7 @@ from datahub.kit.threads import InlinePool
 from datahub.transfers import endings
 from datahub.transfers.handing import AT_ONCE, LOOK_AGAIN, SENDING, STOPPING
 from datahub.transfers.model import Status
-from datahub.transfers.movers.fts import Asked, Fts
+from datahub.transfers.movers.fts import Asked, Fts, TooLarge
 from datahub.transfers.movers.fts_jobs import Agent
 from datahub.transfers.movers.proxies import Papers
 from datahub.transfers.pipeline import MOVE
@@ -431,6 +431,30 @@ def test_a_hub_that_does_not_know_the_server(depot):
     depot.handing._servers.update(known)
     depot.follow()
     assert depot.transfer(number).status is Status.SUCCESS
+
+
+def test_an_answer_that_is_too_large(monkeypatch):
+    """Less is asked for at once; a single job that is too large waits, and all others go on."""
+    depot = FtsDepot(moving=5)
+    numbers = [depot.handed(overwrite=True) for _ in range(5)]
+    huge, ask = depot.job(numbers[0]), depot.fts._ask
+
+    async def limited(method: str, path: str, *more: Any) -> Asked:
+        if huge in path or path.partition("?")[0].count(",") > 1:
+            raise TooLarge("the answer is too large")
+        return await ask(method, path, *more)
+
+    monkeypatch.setattr(depot.fts, "_ask", limited)
+    for each in numbers:
+        depot.fake.finish(depot.job(each))
+    depot.follow()
+    states = [depot.transfer(each).status for each in numbers]
+    assert states == [Status.TRANSFERRING] + [Status.SUCCESS] * 4
+    monkeypatch.undo()
+    depot.follow()
+    depot.follow()
+    assert depot.transfer(numbers[0]).status is Status.SUCCESS
+    depot.end()
 
 
 def test_it_is_looked_at_again_though_nobody_follows(depot):
