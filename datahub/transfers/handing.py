@@ -45,8 +45,12 @@ SWEEP = 5 * SECOND
 """The longest rest between two sweeps: a job that was just handed over waits no longer."""
 
 AWAY = 10 * SECOND
-SENDING = 120 * SECOND
-"""A submission whose end is unknown has come to its end by then."""
+SENDING = 660 * SECOND
+"""A submission whose end is unknown has come to its end by then.
+
+That is a POST, a delegation anew after waiting for another's (eight requests), a second POST, and a minute of the
+server's own; each takes `datahub.transfers.movers.fts.ANSWER` at most.
+"""
 
 LOOK_AGAIN = 24 * 3600 * SECOND
 STOPPING = 15 * 60 * SECOND
@@ -100,10 +104,12 @@ class Handing:
                 return outcome or self._parked(transfer, agent, job)
         else:
             job = await agent.server.id_of(sid)
-            await self._store.run("begin to hand over", partial(self._begin, item, agent, sid, job))
         order = _order(item, transfer)
         careful = known or transfer.fts_jobid is not None
         body = await agent.compose(order, await find(transfer), sid, transfer.priority, careful=careful)
+        await agent.server.delegate()
+        # Not sooner: from now on it may be on its way, for `SENDING`.
+        await self._store.run("begin to hand over", partial(self._begin, item, agent, sid, job))
         # Whether it is stopped or not, the server hears it as a whole: half of a submission is one, too.
         taken = await shield(self._submit(agent, body, job), "a submission to FTS")
         log.info("transfer {id} is handed over to {url} as {job}", id=transfer.id, url=agent.server.url, job=taken)

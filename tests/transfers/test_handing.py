@@ -396,6 +396,27 @@ def test_cancelled_while_it_is_submitted(depot):
     assert depot.copies() == {}
 
 
+def test_a_submission_begins_when_it_is_sent(depot):
+    """However long finding and delegating took, a cancellation waits for the submission that is under way."""
+    delegating, sending = Deferred(), Deferred()
+    depot.fts.faults = [None, delegating, sending]
+    number = depot.handed()
+    assert depot.flights() == 0
+    depot.clock.advance(SENDING / 1000)
+    delegating.callback(None)
+    assert depot.flights() == 1
+    start(depot.verbs.cancel(caller(), number))
+    depot.interrupt(number)
+    depot.clock.advance(0)
+    depot.move()
+    assert depot.transfer(number).status is Status.CANCELLING
+    sending.callback(None)
+    depot.wait_for_retry(number)
+    depot.move()
+    depot.follow()
+    assert (depot.transfer(number).status, depot.copies()) == (Status.CANCELLED, {})
+
+
 def test_cancelled_before_it_was_submitted(depot):
     """FTS never hears of it."""
     depot.fts.faults = [PassingFault("away")]
