@@ -152,7 +152,7 @@ class Grid:
         """The digest of a file there, in hexadecimal digits: as the server says, or of all that is read from it."""
         self.line.say(patience=PATIENCE + size // SLOWEST)
         try:
-            return str(self._at(where, self._context.checksum, url, algorithm.upper())).lower()
+            return str(self._at(where, self._context.checksum, url, algorithm.upper())).lower().zfill(8)  # some leave out zeros
         except FaultError as fault:
             if fault.number not in NO_CHECKSUMS and "checksum algorithm" not in str(fault):
                 raise
