@@ -131,7 +131,7 @@ class Pipeline:
         order = self._order(item, transfer)
         delivery = transfer.delivery
         if delivery is None:
-            if item.attempt > 1:
+            if item.attempt > 1 or transfer.attempts:
                 await mover.discard(order)
             product = await self._product(transfer, remote=mover.fetches)
             delivery = await self._copy(item, order, mover, product)
