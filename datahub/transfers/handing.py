@@ -85,9 +85,15 @@ class Handing:
         """The lane that follows."""
         return Step(FOLLOW, max(1, len(self._servers)), self._begin_following, self.follow, self._rest)
 
-    def agent_of(self, transfer: Transfer) -> Agent | None:
-        """Who carries out ``transfer``; None if a mover does."""
-        return self._agents.get(transfer.destination_path.partition(":")[0].lower())
+    async def agent_of(self, transfer: Transfer) -> Agent | None:
+        """Who carries out ``transfer``, be it that its scheme has gone to another since; None if a mover does."""
+        agent = self._agents.get(transfer.destination_path.partition(":")[0].lower())
+        if transfer.fts_attempt is None:
+            return agent
+        flight = await self._store.read("find a flight", partial(flights.find, transfer=transfer.id))
+        if flight is None or (agent is not None and key_of(agent.server.url) == flight.server):
+            return agent
+        return next((each for each in self._agents.values() if key_of(each.server.url) == flight.server), None)
 
     async def move(self, item: Item, transfer: Transfer, agent: Agent, find: Find) -> Outcome:
         """Hand over, unless that was done; a transfer that is being cancelled is cancelled there."""
@@ -128,7 +134,9 @@ class Handing:
         """Commit the attempt before anybody else knows of it."""
         ledger.hold(connection, item, self._floor.owner)
         now = self._floor.clock.now()
-        tables.change(connection, item.record, self._floor.clock.wall(), fts_attempt=sid, fts_jobid=job)
+        at = {"server": agent.server.url, "job_id": job}
+        known: dict[str, Any] = {"fts_attempt": sid, "fts_jobid": job, "fts_details": at}
+        tables.change(connection, item.record, self._floor.clock.wall(), **known)
         flights.enter(connection, item.subject, key_of(agent.server.url), job, now, now + SENDING)
 
     async def _recall(self, agent: Agent, job: str) -> Job | None:
