@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -206,7 +207,7 @@ def test_a_second_attempt_clears_up_after_the_first(depot):
 def test_what_is_at_a_former_fts_server_is_not_copied_here(depot):
     """Its job may be going on there: the operator hears which server is missing."""
     number = staged(depot)
-    known = {"fts_attempt": "a", "fts_jobid": "j", "fts_details": {"server": "https://fts:8446"}}
+    known: Any = {"fts_attempt": "a", "fts_jobid": "j", "fts_details": {"server": "https://fts:8446"}}
     depot.store.now(partial(tables.note, number=number, **known))
     depot.move()
     assert "https://fts:8446, which is not configured any more" in depot.transfer(number).detailed_status
