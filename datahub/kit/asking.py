@@ -32,15 +32,25 @@ class Opening(Protocol):
     """Reads at most ``limit`` bytes of a body, and leaves; ``whole`` says whether it was all."""
 
     def __init__(self, limit: int = LIMIT) -> None:
-        self.data = b""
+        self._data = bytearray()
         self.whole = False
         self._limit = limit
         self.ended: Deferred[None] = Deferred(self._leave)
 
+    @property
+    def data(self) -> bytes:
+        """What was read so far."""
+        return bytes(self._data)
+
+    @property
+    def full(self) -> bool:
+        """Whether it was left because of its size."""
+        return len(self._data) >= self._limit
+
     def dataReceived(self, data: bytes) -> None:
         """Keep what there is room for."""
-        self.data += data[: self._limit - len(self.data)]
-        if len(self.data) >= self._limit:
+        self._data += data[: self._limit - len(self._data)]
+        if self.full:
             self._leave()
             self._end()
 

@@ -34,13 +34,14 @@ _put_off = (
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A job in flight; ``since`` it was begun and ``changed`` into its state, in ms of the hub's clock."""
+    """A job in flight at ``server`` (`key_of`); ``since`` it was begun, ``changed`` into its state, in ms."""
 
     transfer: str
     job: str
     state: str
     since: int
     changed: int
+    server: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +70,14 @@ def enter(connection: Connection, transfer: str, server: str, job: str, now: int
 def find(connection: Connection, transfer: str) -> Flight | None:
     """The job in flight of a transfer."""
     row = connection.execute(select(fts_job).where(fts_job.c.transfer == transfer)).first()
-    return None if row is None else Flight(row.transfer, row.job, row.state, row.since, row.changed)
+    return None if row is None else Flight(row.transfer, row.job, row.state, row.since, row.changed, row.server)
 
 
 def due(connection: Connection, server: str, now: int, limit: int) -> list[Flight]:
     """The jobs at a server that are to be asked about, the longest due first."""
     wanted = select(fts_job).where(fts_job.c.server == server, fts_job.c.due <= now).order_by(fts_job.c.due)
     rows = connection.execute(wanted.limit(limit))
-    return [Flight(row.transfer, row.job, row.state, row.since, row.changed) for row in rows]
+    return [Flight(row.transfer, row.job, row.state, row.since, row.changed, row.server) for row in rows]
 
 
 def next_due(connection: Connection, server: str) -> int | None:

@@ -23,7 +23,7 @@ from datahub.transfers.flights import Flight, Look, key_of
 from datahub.transfers.model import Status, Transfer, parse_checksum
 from datahub.transfers.movers import Delivery, Order
 from datahub.transfers.movers.addresses import final_url
-from datahub.transfers.movers.fts import Job, Refused, Unknown
+from datahub.transfers.movers.fts import Job, Refused, TooLarge, Unknown
 from datahub.transfers.movers.fts_errors import Verdict
 from datahub.transfers.movers.fts_jobs import Agent, End, conclude, details
 from datahub.work import Done, Item, Outcome, Park, Record, Retry, ledger
@@ -45,8 +45,12 @@ SWEEP = 5 * SECOND
 """The longest rest between two sweeps: a job that was just handed over waits no longer."""
 
 AWAY = 10 * SECOND
-SENDING = 120 * SECOND
-"""A submission whose end is unknown has come to its end by then."""
+SENDING = 660 * SECOND
+"""A submission whose end is unknown has come to its end by then.
+
+That is a POST, a delegation anew after waiting for another's (eight requests), a second POST, and a minute of the
+server's own; each takes `datahub.transfers.movers.fts.ANSWER` at most.
+"""
 
 LOOK_AGAIN = 24 * 3600 * SECOND
 STOPPING = 15 * 60 * SECOND
@@ -58,6 +62,9 @@ AT_ONCE = 100
 
 REQUESTS = 4
 SETTLING = 16
+
+ANOTHERS = object()
+"""Stands for a server that only other hubs are configured with: its item is left to them."""
 
 Find = Callable[[Transfer], Awaitable[Product]]
 
@@ -78,9 +85,15 @@ class Handing:
         """The lane that follows."""
         return Step(FOLLOW, max(1, len(self._servers)), self._begin_following, self.follow, self._rest)
 
-    def agent_of(self, transfer: Transfer) -> Agent | None:
-        """Who carries out ``transfer``; None if a mover does."""
-        return self._agents.get(transfer.destination_path.partition(":")[0].lower())
+    async def agent_of(self, transfer: Transfer) -> Agent | None:
+        """Who carries out ``transfer``, be it that its scheme has gone to another since; None if a mover does."""
+        agent = self._agents.get(transfer.destination_path.partition(":")[0].lower())
+        if transfer.fts_attempt is None:
+            return agent
+        flight = await self._store.read("find a flight", partial(flights.find, transfer=transfer.id))
+        if flight is None or (agent is not None and key_of(agent.server.url) == flight.server):
+            return agent
+        return next((each for each in self._agents.values() if key_of(each.server.url) == flight.server), None)
 
     async def move(self, item: Item, transfer: Transfer, agent: Agent, find: Find) -> Outcome:
         """Hand over, unless that was done; a transfer that is being cancelled is cancelled there."""
@@ -97,10 +110,12 @@ class Handing:
                 return outcome or self._parked(transfer, agent, job)
         else:
             job = await agent.server.id_of(sid)
-            await self._store.run("begin to hand over", partial(self._begin, item, agent, sid, job))
         order = _order(item, transfer)
         careful = known or transfer.fts_jobid is not None
         body = await agent.compose(order, await find(transfer), sid, transfer.priority, careful=careful)
+        await agent.server.delegate()
+        # Not sooner: from now on it may be on its way, for `SENDING`.
+        await self._store.run("begin to hand over", partial(self._begin, item, agent, sid, job))
         # Whether it is stopped or not, the server hears it as a whole: half of a submission is one, too.
         taken = await shield(self._submit(agent, body, job), "a submission to FTS")
         log.info("transfer {id} is handed over to {url} as {job}", id=transfer.id, url=agent.server.url, job=taken)
@@ -119,7 +134,9 @@ class Handing:
         """Commit the attempt before anybody else knows of it."""
         ledger.hold(connection, item, self._floor.owner)
         now = self._floor.clock.now()
-        tables.change(connection, item.record, self._floor.clock.wall(), fts_attempt=sid, fts_jobid=job)
+        at = {"server": agent.server.url, "job_id": job}
+        known: dict[str, Any] = {"fts_attempt": sid, "fts_jobid": job, "fts_details": at}
+        tables.change(connection, item.record, self._floor.clock.wall(), **known)
         flights.enter(connection, item.subject, key_of(agent.server.url), job, now, now + SENDING)
 
     async def _recall(self, agent: Agent, job: str) -> Job | None:
@@ -168,14 +185,20 @@ class Handing:
         end = conclude(job, overdue=flight is not None and now - flight.changed > STOPPING)
         if end is None:
             return None
-        note = {"fts_details": details(agent.server.url, job)}
+        note: dict[str, Any] = {"fts_details": details(agent.server.url, job)}
         if not end.failures:
             delivery = _delivery(transfer, end, final_url(transfer.destination_path, _name(transfer)))
             return Done(self._over(transfer, self._endings.delivered(item, transfer, delivery), **note))
         if transfer.status is Status.CANCELLING:
             told = f"cancelled; {end.files} files had arrived before, and are still there" if end.files else None
             return Done(self._over(transfer, self._endings.cancelled(transfer, told), **note))
-        outcome = self._endings.fault(item, self._error(transfer, agent, end))
+        if end.foreign and transfer.overwrite:
+            # Nothing of ours is there to be taken care of: without a former job, the next one may replace it.
+            note["fts_jobid"] = None
+            error: Exception = PassingFault(f"{agent.server.url}: it is to be replaced: {end.told}")
+        else:
+            error = self._error(transfer, agent, end)
+        outcome = self._endings.fault(item, error)
         return replace(outcome, record=self._over(transfer, outcome.record, **note))
 
     def _error(self, transfer: Transfer, agent: Agent, end: End) -> Exception:
@@ -196,10 +219,12 @@ class Handing:
         return both
 
     def _begin_following(self, connection: Connection, items: Sequence[Item]) -> dict[str, Any]:
-        return {each.subject: self._servers[each.subject] for each in items if each.subject in self._servers}
+        return {each.subject: self._servers.get(each.subject, ANOTHERS) for each in items}
 
     async def follow(self, item: Item) -> Outcome:
         """Ask about all jobs at a server that are due, and settle those that have ended."""
+        if item.record is ANOTHERS:
+            return Retry(AWAY)
         clock = self._floor.clock
         found = await self._store.read(
             "flights", partial(flights.due, server=item.subject, now=clock.now(), limit=BATCH)
@@ -220,7 +245,12 @@ class Handing:
         return Retry(AWAY)
 
     async def _ask_about(self, item: Item, asked: Sequence[Flight]) -> None:
-        jobs = {each.job_id: each for each in await item.record.look([flight.job for flight in asked])}
+        try:
+            found = await item.record.look([flight.job for flight in asked])
+        except TooLarge as error:
+            await self._ask_for_less(item, asked, error)
+            return
+        jobs = {each.job_id: each for each in found}
         agent = next(each for each in self._agents.values() if each.server is item.record)
         now = self._floor.clock.now()
         looks: list[Look] = []
@@ -245,6 +275,19 @@ class Handing:
         if ended:
             self._floor.changed()
             self._floor.queue.announce(MOVE)
+
+    async def _ask_for_less(self, item: Item, asked: Sequence[Flight], error: TooLarge) -> None:
+        """Ask about each half; a single job whose answer is too large is put off, so that all others go on."""
+        if len(asked) > 1:
+            middle = len(asked) // 2
+            await self._ask_about(item, asked[:middle])
+            await self._ask_about(item, asked[middle:])
+            return
+        (flight,) = asked
+        told = "transfer {id} can't be followed, its job {job} has too many files: {error}"
+        log.warn(told, id=flight.transfer, job=flight.job, error=str(error))
+        again = Look(flight.transfer, flight.job, flight.state, flight.changed, self._floor.clock.now() + LATEST)
+        await self._store.run("put off a flight", partial(flights.put_off, looks=[again]))
 
     async def _land(self, agent: Agent, flight: Flight, job: Job | None) -> None:
         try:

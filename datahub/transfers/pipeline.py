@@ -97,9 +97,13 @@ class Pipeline:
     async def move(self, item: Item) -> Outcome:
         """Copy, commit what the copy is, give it its final name: a crash between any two is recognised."""
         transfer: Transfer = item.record
-        agent = self._handing.agent_of(transfer) if self._handing else None
+        agent = await self._handing.agent_of(transfer) if self._handing else None
         if self._handing is not None and agent is not None:
             return await self._handing.move(item, transfer, agent, self._product)
+        if transfer.fts_attempt is not None:
+            # It may be copied there; nobody else copies it a second time.
+            server = (transfer.fts_details or {}).get("server", "an FTS server")
+            raise PassingFault(f"it was handed over to {server}, which is not configured any more: configure it again")
         mover = self._mover_of(transfer)
         if transfer.status is Status.CANCELLING:
             return await self._undo(item, transfer, mover)
@@ -131,7 +135,7 @@ class Pipeline:
         order = self._order(item, transfer)
         delivery = transfer.delivery
         if delivery is None:
-            if item.attempt > 1:
+            if item.attempt > 1 or transfer.attempts:
                 await mover.discard(order)
             product = await self._product(transfer, remote=mover.fetches)
             delivery = await self._copy(item, order, mover, product)

@@ -23,7 +23,7 @@ from datahub.kit.threads import InlinePool
 from datahub.transfers import endings
 from datahub.transfers.handing import AT_ONCE, LOOK_AGAIN, SENDING, STOPPING
 from datahub.transfers.model import Status
-from datahub.transfers.movers.fts import Asked, Fts
+from datahub.transfers.movers.fts import Asked, Fts, TooLarge
 from datahub.transfers.movers.fts_jobs import Agent
 from datahub.transfers.movers.proxies import Papers
 from datahub.transfers.pipeline import MOVE
@@ -315,6 +315,29 @@ def test_what_is_in_the_way_is_not_ours(depot):
     assert "Destination file exists" in depot.transfer(number).detailed_status
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_older_file_is_replaced_after_a_hiccup(depot, overwrite):
+    """The second job is careful and finds it foreign: if it may be replaced, the third one does."""
+    depot.fake.there[f"{TARGET}005"] = (7, "00000001")
+    number = depot.handed(overwrite=overwrite)
+    depot.fake.finish(depot.job(number), "FAILED", reason="TRANSFER [110] Connection timed out")
+    depot.follow()
+    depot.wait_for_retry(number)
+    depot.move()
+    assert depot.fake.submissions[-1]["params"]["dst_file_report"]
+    depot.fake.finish(depot.job(number))
+    depot.follow()
+    if overwrite:
+        assert depot.transfer(number).status is Status.TRANSFERRING
+        depot.wait_for_retry(number)
+        depot.move()
+        assert depot.fake.submissions[-1]["params"]["overwrite"]
+        depot.fake.finish(depot.job(number))
+        depot.follow()
+    assert depot.transfer(number).status is (Status.SUCCESS if overwrite else Status.ERROR)
+    assert depot.copies() == ({f"{TARGET}005": 1} if overwrite else {})
+
+
 def test_cancelled_at_fts_by_somebody_else(depot):
     """Is an end, not a reason to try again."""
     number = depot.handed()
@@ -373,6 +396,27 @@ def test_cancelled_while_it_is_submitted(depot):
     assert depot.copies() == {}
 
 
+def test_a_submission_begins_when_it_is_sent(depot):
+    """However long finding and delegating took, a cancellation waits for the submission that is under way."""
+    delegating, sending = Deferred(), Deferred()
+    depot.fts.faults = [None, delegating, sending]
+    number = depot.handed()
+    assert depot.flights() == 0
+    depot.clock.advance(SENDING / 1000)
+    delegating.callback(None)
+    assert depot.flights() == 1
+    start(depot.verbs.cancel(caller(), number))
+    depot.interrupt(number)
+    depot.clock.advance(0)
+    depot.move()
+    assert depot.transfer(number).status is Status.CANCELLING
+    sending.callback(None)
+    depot.wait_for_retry(number)
+    depot.move()
+    depot.follow()
+    assert (depot.transfer(number).status, depot.copies()) == (Status.CANCELLED, {})
+
+
 def test_cancelled_before_it_was_submitted(depot):
     """FTS never hears of it."""
     depot.fts.faults = [PassingFault("away")]
@@ -395,6 +439,37 @@ def test_a_job_that_nobody_knows_any_more(depot):
     depot.clock.advance(60)
     depot.follow()
     assert depot.transfer(number).status is Status.SUCCESS
+
+
+def test_a_hub_that_does_not_know_the_server(depot):
+    """Leaves following to the hubs that do, rather than end it for all."""
+    number = depot.handed()
+    depot.fake.finish(depot.job(number))
+    known, depot.handing._servers = depot.handing._servers, {}
+    depot.follow()
+    assert depot.transfer(number).status is Status.TRANSFERRING
+    depot.handing._servers = known
+    depot.follow()
+    assert depot.transfer(number).status is Status.SUCCESS
+
+
+def test_an_answer_that_is_too_large(monkeypatch):
+    """Less is asked for at once; a single job that is too large waits, and all others go on."""
+    depot = FtsDepot(moving=5)
+    numbers = [depot.handed(overwrite=True) for _ in range(5)]
+    huge, ask = depot.job(numbers[0]), depot.fts._ask
+
+    async def limited(method: str, path: str, *more: Any) -> Asked:
+        if huge in path or path.partition("?")[0].count(",") > 1:
+            raise TooLarge("the answer is too large")
+        return await ask(method, path, *more)
+
+    monkeypatch.setattr(depot.fts, "_ask", limited)
+    for each in numbers:
+        depot.fake.finish(depot.job(each))
+    depot.follow()
+    assert [depot.transfer(each).status for each in numbers] == [Status.TRANSFERRING] + [Status.SUCCESS] * 4
+    depot.end()
 
 
 def test_it_is_looked_at_again_though_nobody_follows(depot):

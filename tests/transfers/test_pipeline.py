@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
@@ -10,7 +11,7 @@ from twisted.logger import capturedLogs
 
 from datahub.errors import FinalFault, PassingFault
 from datahub.kit.aio import start
-from datahub.transfers import endings
+from datahub.transfers import endings, tables
 from datahub.transfers.endings import LONGEST_PAUSE
 from datahub.transfers.model import Status, printable
 from datahub.transfers.movers import Checksum, DeliveryLost
@@ -201,6 +202,24 @@ def test_a_second_attempt_clears_up_after_the_first(depot):
     first, *_, last = depot.mover.orders
     assert first.attempt != last.attempt
     assert depot.transfer(number).attempts == 2
+
+
+def test_what_is_at_a_former_fts_server_is_not_copied_here(depot):
+    """Its job may be going on there: the operator hears which server is missing."""
+    number = staged(depot)
+    known: Any = {"fts_attempt": "a", "fts_jobid": "j", "fts_details": {"server": "https://fts:8446"}}
+    depot.store.now(partial(tables.note, number=number, **known))
+    depot.move()
+    assert "https://fts:8446, which is not configured any more" in depot.transfer(number).detailed_status
+    assert depot.mover.calls == []
+
+
+def test_what_was_given_up_leaves_nothing(depot):
+    """An item of its own begins at its first attempt; what former ones left is discarded all the same."""
+    number = staged(depot)
+    depot.store.now(partial(tables.note, number=number, attempts=3))
+    depot.move()
+    assert depot.mover.calls == ["discard", "copy", "publish"]
 
 
 def test_a_copy_that_is_on_record_is_published(depot):

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
@@ -203,10 +204,14 @@ class _Carrier(ProcessProtocol):
             self.transport.closeStdin()
 
     def _kill(self) -> None:
-        if self.alive and self.transport is not None:
+        if not self.alive or self.transport is None:
+            return
+        # It has none any more when it has ended, and its pipes are still open.
+        if self.transport.pid is not None:
             # Its group is its own, once it has begun; what it has started is in there.
             with suppress(ProcessLookupError):
                 os.killpg(self.transport.pid, SIGKILL)
+        with suppress(ProcessExitedAlready):
             self.transport.signalProcess("KILL")
 
     async def end(self) -> None:

@@ -27,7 +27,7 @@ from datahub.kit.asking import UNREACHED, Opening, cause, words
 from datahub.kit.clock import HubClock
 from datahub.transfers.movers.proxies import Papers, load, sign
 
-__all__ = ["FILE_FIELDS", "Asked", "Fts", "Job", "JobFile", "Jobs", "Refused", "Unknown", "job_id"]
+__all__ = ["FILE_FIELDS", "Asked", "Fts", "Job", "JobFile", "Jobs", "Refused", "TooLarge", "Unknown", "job_id"]
 
 log = Logger()
 
@@ -51,6 +51,10 @@ class Unknown(Exception):
 
 class Refused(Exception):
     """The server refuses a submission because there is one like it (409)."""
+
+
+class TooLarge(PassingFault):
+    """An answer has more than `LARGEST` bytes."""
 
 
 class JobFile(msgspec.Struct, frozen=True):
@@ -292,8 +296,10 @@ class Fts:
         opening = Opening(LARGEST)
         response.deliverBody(opening)
         await opening.ended
+        if opening.full:
+            raise TooLarge(f"{self.url} gives an answer of more than {LARGEST} bytes")
         if not opening.whole:
-            raise PassingFault(f"{self.url} broke off in the middle of an answer, or it has no end")
+            raise PassingFault(f"{self.url} broke off in the middle of an answer")
         return Asked(response.code, opening.data)
 
 

@@ -103,6 +103,15 @@ class End:
     size: int
     checksums: dict[str, str]
     failures: tuple[JobFile, ...]
+    careful: bool = False
+
+    @property
+    def foreign(self) -> bool:
+        """Whether a careful job met files that are not ours, and nothing else that will not pass."""
+        if not self.careful or any(each.file_state != "FAILED" for each in self.failures):
+            return False
+        others = [each.reason or "" for each in self.failures if not exists(each.reason or "")]
+        return len(others) < len(self.failures) and all(judge(each) is not Verdict.NEVER for each in others)
 
     @property
     def verdict(self) -> Verdict:
@@ -134,7 +143,7 @@ def conclude(job: Job, *, overdue: bool = False) -> End | None:
     failures = tuple(each for each in job.files if each not in arrived)
     if not job.files:
         failures = (JobFile(file_state=job.job_state, reason=job.reason or f"the job is {job.job_state}"),)
-    return End(len(arrived), sum(map(_size, arrived)), _checksums(arrived), failures)
+    return End(len(arrived), sum(map(_size, arrived)), _checksums(arrived), failures, careful)
 
 
 def _runs(file: JobFile) -> bool:

@@ -149,10 +149,10 @@ class Grid:
         self.line.say(moved=max(0, size - told))
 
     def checksum(self, url: str, algorithm: str, size: int, where: str = "destination") -> str:
-        """The digest of a file there, in hexadecimal digits: as the server says, or of all that is read from it."""
+        """The digest of a file there, in all its digits: as the server says, or of all that is read from it."""
         self.line.say(patience=PATIENCE + size // SLOWEST)
         try:
-            return str(self._at(where, self._context.checksum, url, algorithm.upper())).lower()
+            return str(self._at(where, self._context.checksum, url, algorithm.upper())).lower().zfill(8)
         except FaultError as fault:
             if fault.number not in NO_CHECKSUMS and "checksum algorithm" not in str(fault):
                 raise
