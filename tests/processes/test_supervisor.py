@@ -283,7 +283,7 @@ async def test_a_supervisor_that_can_not_be_started_again(tmp_path, reactor, mon
                 raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
             spawn()
 
-        floor.runner._spawn = fail_twice
+        monkeypatch.setattr(floor.runner, "_spawn", fail_twice)
         assert floor.runner.pid is not None
         os.kill(floor.runner.pid, signal.SIGKILL)
         await until(lambda: tries, "the first try")
