@@ -57,6 +57,7 @@ __all__ = ["Hub", "make_hub"]
 log = Logger()
 
 DISK_THREADS = 16
+SERVING_THREADS = 16
 STOP_PATIENCE = 30.0
 FORGET_EVERY = 3600.0
 CAPABILITIES: Mapping[str, Callable[[House], Capability]] = {
@@ -149,14 +150,15 @@ class Hub(Service):
         config, reactor, begin = self._config, self._reactor, self._parts.start
         store = _make_store(config.database.url, reactor)
         disk = ReactorPool("disk", DISK_THREADS, reactor)
+        serve = ReactorPool("serve", SERVING_THREADS, reactor)
         queue = _make_queue(config.queue.url, reactor)
-        reserve = Reserve(config.hub.state, config.hub.min_free, disk, reactor)
+        reserve = Reserve(config.hub.state, config.hub.min_free, serve, reactor)
         access_log = _make_access_log(config.log, clock)
         feed = Feed(store, reactor)
         floor = Floor(store, queue, clock, reactor, member.owner, partial(_changed, feed, queue))
         # Others hear of a commit at once; without that they would look each second.
         queue.hear("changed", lambda _: feed.wake())
-        house = House(config, reactor, clock, store, disk, reserve, feed, floor)
+        house = House(config, reactor, clock, store, disk, serve, reserve, feed, floor)
         built = {name: build(house) for name, build in CAPABILITIES.items() if config.uses(name)}
 
         lanes = []
@@ -180,6 +182,7 @@ class Hub(Service):
         self.listeners.start()
         begin("store", store)
         begin("disk threads", disk)
+        begin("serving threads", serve)
         begin("access log", _Opened(access_log, reactor))
         begin("free space", reserve)
         begin("queue", queue)

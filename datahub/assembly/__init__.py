@@ -33,6 +33,9 @@ class House:
     clock: HubClock
     store: Store
     disk: ReactorPool
+    """For what may take long: staging, digests, copies."""
+    serve: ReactorPool
+    """For what somebody waits for, piece by piece: it never stands behind the former."""
     reserve: Reserve
     feed: Feed
     floor: Floor

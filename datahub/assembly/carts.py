@@ -48,6 +48,7 @@ def build(house: House) -> Capability:
         house.floor,
         house.feed,
         house.disk,
+        house.serve,
         _make_source(config.archive.url or "", house.disk, house.reactor),
         house.reserve.admit,
         shared="carts" in config.auth.shared,

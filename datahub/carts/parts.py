@@ -58,13 +58,17 @@ def build(
     floor: Floor,
     feed: Feed,
     pool: Pool,
+    serve: Pool,
     source: Pins | Remote,
     admit: Callable[[], None],
     *,
     shared: bool,
     reserved: Sequence[str],
 ) -> Parts:
-    """Build all; ``reserved`` are the names at the hub's top, which no cart may have."""
+    """Build all; ``reserved`` are the names at the hub's top, which no cart may have.
+
+    What takes long is done in ``pool``; what is read for a caller, in ``serve``.
+    """
     downloads = Downloads(floor.store, floor.clock)
     cache = Cache(floor.store, section.path, section.space, pool)
     fetcher = source if isinstance(source, Pins) else _fetcher(section, floor, source, cache, pool, downloads)
@@ -72,7 +76,7 @@ def build(
     pipeline = Pipeline(floor.store, fetcher, pool, limits, floor.clock, floor.owner)
     keep, expire = int(section.keep * 1000), int(section.expire * 1000)
     rules = Rules(shared, tuple(reserved), keep, _check_name, section.on_delete == "break", section.archive_concurrent)
-    verbs = Carts(floor, feed, pool, Layouts(floor.store, pool), downloads, admit, rules)
+    verbs = Carts(floor, feed, serve, Layouts(floor.store, serve), downloads, admit, rules)
     house = Housekeeping(floor.store, downloads, floor.clock, expire, keep)
     chores: list[Chore] = [
         ("downloads", RENEW, downloads.renew),

@@ -161,7 +161,9 @@ class Pipeline:
         except (Unavailable, NoSpace):
             return SHUTDOWN
 
-    async def _lost(self, job: Job, spec: Spec, why: str = "the daemon that ran it died") -> Outcome:
+    async def _lost(
+        self, job: Job, spec: Spec, why: str = "the daemon that ran it died, or lost its database"
+    ) -> Outcome:
         """Tell what is known, once nothing is left of the job."""
         if job.node != self._house.node:
             return Done(self._ended(job, Ended(lost=f"{why}; its output lies on node {job.node}")))

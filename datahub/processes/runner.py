@@ -273,9 +273,18 @@ class Runner:
             return
         log.error("the supervisor of jobs has ended: {count} jobs are lost", count=len(self._lost))
         if lived < SHORT_LIFE:
-            self._again = self._reactor.callLater(PAUSE, self._spawn)
+            self._again = self._reactor.callLater(PAUSE, self._spawn_again)
         else:
+            self._spawn_again()
+
+    def _spawn_again(self) -> None:
+        """Start a new supervisor, as often as it takes: memory or descriptors may be short for a while."""
+        try:
             self._spawn()
+        except OSError as error:
+            self._process = None
+            log.warn("the supervisor of jobs can't be started, which is tried again: {error}", error=str(error))
+            self._again = self._reactor.callLater(PAUSE, self._spawn_again)
 
 
 class _Process(ProcessProtocol):

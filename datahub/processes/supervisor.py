@@ -41,6 +41,11 @@ class Hand:
         self.control = control
         self.job: str | None = None
 
+    def tell(self, line: bytes) -> None:
+        """Give it an order; one that was just killed shows so when it is listened to."""
+        with suppress(OSError):
+            self.control.socket.sendall(line + b"\n")
+
 
 class Supervisor:
     """Hands orders to wardens, and what they tell to the daemon."""
@@ -76,7 +81,9 @@ class Supervisor:
         if not data:
             self._open = False
             for hand in self._hands.values():
-                hand.control.socket.shutdown(socket.SHUT_WR)
+                # One that was just killed has no other end.
+                with suppress(OSError):
+                    hand.control.socket.shutdown(socket.SHUT_WR)
         *lines, self._buffer = (self._buffer + data).split(b"\n")
         for line in lines:
             order = json.loads(line)
@@ -85,14 +92,12 @@ class Supervisor:
             else:
                 for hand in self._hands.values():
                     if hand.job == order["stop"]:
-                        hand.control.socket.sendall(line + b"\n")
+                        hand.tell(line)
 
     def _assign(self, job: str, line: bytes) -> None:
         hand = self._idle.pop() if self._idle else self._hire()
         hand.job = job
-        # One that was just killed shows so when it is listened to.
-        with suppress(BrokenPipeError):
-            hand.control.socket.sendall(line + b"\n")
+        hand.tell(line)
 
     def _hire(self) -> Hand:
         ours, theirs = socket.socketpair()

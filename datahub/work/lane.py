@@ -90,6 +90,8 @@ class Lane:
         self._wanted = False
         self._open = False
         self._reserved = 0
+        self.unsettled: set[tuple[int, int]] = set()
+        """Id and attempt of what began here and whose end is not written, running or not."""
 
     def open(self) -> None:
         """Begin to claim."""
@@ -189,6 +191,7 @@ class Lane:
             return Done()
         if not self._open:
             return None
+        self.unsettled.add((item.id, item.attempt))
         try:
             return await self._step.run(item)
         except (CancelledError, Superseded):
@@ -205,6 +208,7 @@ class Lane:
             except Superseded as error:
                 log.info("{error}", error=str(error))
                 if outcome is None:
+                    self.unsettled.discard((item.id, item.attempt))
                     return
                 # Its record was changed meanwhile (cancelled): the step is to see that. If the item is
                 # another's by now, giving it back is refused, too.
@@ -219,6 +223,7 @@ class Lane:
                 if not self._open:
                     return
                 await sleep(SETTLE_AGAIN, self._floor.reactor)
+        self.unsettled.discard((item.id, item.attempt))
         self._floor.changed()
         if isinstance(outcome, Next):
             self._floor.queue.announce(outcome.lane)

@@ -14,7 +14,7 @@ from datahub.errors import NoSpace, Unavailable
 from datahub.kit.aio import Task, gather, sleep, within
 from datahub.work import ledger, presence
 from datahub.work.lane import Floor, Lane
-from datahub.work.presence import BEAT, DEAD_AFTER, MISSED, Hub
+from datahub.work.presence import BEAT, DEAD_AFTER, MISSED, RECOVERED, Hub
 from datahub.work.tables import DELAYED, PARKED, READY, timed, work
 
 __all__ = ["Sweeper"]
@@ -127,15 +127,24 @@ class Sweeper:
         for lane in self._lanes.values():
             await lane.look()
 
-    async def _mind_own(self, held: dict[int, tuple[str, str | None]]) -> None:
-        """Stop what is cancelled; give back what a commit of unknown outcome left to us without our knowing."""
+    async def _mind_own(self, held: dict[int, tuple[str, int, str | None]]) -> None:
+        """Stop what is cancelled; give back what is ours by the ledger only.
+
+        That is what a commit of unknown outcome left to us without our knowing, and what began here but whose end
+        could not be written: such a one is marked as after a death, for not every step may run twice.
+        """
         running = {number for lane in self._lanes.values() for number in lane.running}
-        for number, (lane, note) in held.items():
+        for number, (lane, _, note) in held.items():
             if number in running and note == ledger.CANCEL:
                 self._lanes[lane].interrupt(number)
         strays = held.keys() - running
         if lost := strays & self._strays:
-            await self._floor.store.run("give back strays", partial(_give_back, owner=self._me.owner, numbers=lost))
+            given = {(number, held[number][1]) for number in lost}
+            begun = given & {each for lane in self._lanes.values() for each in lane.unsettled}
+            back = partial(_give_back, owner=self._me.owner, fresh=given - begun, begun=begun)
+            await self._floor.store.run("give back strays", back)
+            for each in self._lanes.values():
+                each.unsettled -= begun
         self._strays = strays - lost
 
     def _announce(self, lanes: Sequence[str]) -> None:
@@ -161,11 +170,14 @@ def _wake(connection: Connection, now: int) -> list[str]:
     return sorted(lanes)
 
 
-def _held_by(connection: Connection, owner: str) -> dict[int, tuple[str, str | None]]:
-    found = connection.execute(select(work.c.id, work.c.lane, work.c.note).where(work.c.owner == owner))
-    return {row.id: (row.lane, row.note) for row in found}
+def _held_by(connection: Connection, owner: str) -> dict[int, tuple[str, int, str | None]]:
+    """Lane, attempt and note of what ``owner`` holds, by id."""
+    held = select(work.c.id, work.c.lane, work.c.attempt, work.c.note).where(work.c.owner == owner)
+    return {row.id: (row.lane, row.attempt, row.note) for row in connection.execute(held)}
 
 
-def _give_back(connection: Connection, owner: str, numbers: set[int]) -> None:
-    mine = (work.c.owner == owner, work.c.id.in_(numbers))
-    connection.execute(update(work).where(*mine).values(state=READY, owner=None))
+def _give_back(connection: Connection, owner: str, fresh: set[tuple[int, int]], begun: set[tuple[int, int]]) -> None:
+    # A claim that nobody heard of keeps the note it found: it may be that of a death before.
+    for items, values in ((fresh, {}), (begun, {"note": RECOVERED})):
+        mine = (work.c.owner == owner, work.c.id.in_([number for number, _ in items]))
+        connection.execute(update(work).where(*mine).values(state=READY, owner=None, **values))

@@ -25,6 +25,17 @@ async def test_a_download_keeps_what_it_reads(yard):
     assert yard.files("abc") == []
 
 
+async def test_downloads_wait_for_nothing_that_takes_long(yard):
+    """Staging, digests and copies may fill their own threads: what is downloaded is read in others."""
+    data = bytes(300_000)
+    await yard.make("abc", {"a": data})
+    yard.disk.busy = True
+    for path in ("/abc", "/carts/abc/files/a"):
+        answer = await yard.client.ask("GET", path)
+        assert answer.status == 200
+        assert data in answer.body
+
+
 async def test_another_hubs_download(yard):
     """What another hub has told of holds for its lease, and no longer."""
     await yard.make("abc", {"a": b"1"})

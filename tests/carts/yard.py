@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import func, select
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from datahub.archive.local import LocalArchive
@@ -56,6 +57,21 @@ def section(folder: Path, **keys: Any) -> CartsSection:
     )
 
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class BusyPool(InlinePool):
+    """A pool whose threads have something else to do while it is ``busy``."""
+
+    busy = False
+
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        if self.busy:
+            await Deferred()
+        return await super().run(work, *args, **kwargs)
+
+
 class Yard:
     """The rooms of carts before ``source``, by default the files in ``archive``."""
 
@@ -69,13 +85,13 @@ class Yard:
         self.store = InlineStore()
         self.queue = Announcements()
         self.full = ""
-        pool = InlinePool()
+        self.disk = pool = BusyPool()
         floor = Floor(self.store, self.queue, self.hub_clock, self.clock, ME)
         self.feed = Feed(self.store, self.clock)
         chosen = source or LocalArchive(self.archive, pool)
         self.section = section(folder, **keys)
         self.parts = parts.build(
-            self.section, floor, self.feed, pool, chosen, self._admit, shared=False, reserved=RESERVED
+            self.section, floor, self.feed, pool, InlinePool(), chosen, self._admit, shared=False, reserved=RESERVED
         )
         self.lanes = {step.lane: Lane(step, floor) for step in self.parts.steps}
         self.store.now(partial(parts.declare, section=self.section))

@@ -248,7 +248,7 @@ async def test_withdrawing_what_runs_tells_its_hub(store: Store) -> None:
     (item,) = await claim(store)
     assert not await store.run("withdraw", partial(ledger.withdraw, lanes=[LANE], subject="t1"))
     held = await store.read("held", partial(sweeper._held_by, owner=ME))
-    assert held == {item.id: (LANE, "cancel")}
+    assert held == {item.id: (LANE, item.attempt, "cancel")}
     await store.run("retry", partial(ledger.retry, item=item, owner=ME, due=2**60))
     assert not await store.run("withdraw", partial(ledger.withdraw, lanes=[LANE], subject="t1"))
     assert await states(store) == {READY: 1}

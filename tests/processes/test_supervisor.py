@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
+import socket
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from datahub.kit.aio import gather, within
+from datahub.processes import runner
+from datahub.processes.control import Control
 from datahub.processes.kernel import tree
 from datahub.processes.runner import Written
+from datahub.processes.supervisor import Hand
 from tests.processes.floor import opened, tagged
 from tests.waiting import until
 
@@ -223,6 +229,10 @@ async def test_the_supervisor_is_killed(tmp_path, reactor):
         assert (await floor.run("echo on"))[1] == b"on\n"
 
 
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 async def test_a_warden_is_killed(tmp_path, reactor):
     """Its job is lost, and gone before that is told; others go on."""
     async with opened(tmp_path, reactor) as floor:
@@ -231,13 +241,54 @@ async def test_a_warden_is_killed(tmp_path, reactor):
         await until(lambda: child.pid, "its start")
         another = await floor.runner.run(other)
         await until(lambda: len(tagged(order.job)) >= FAMILY_SIZE, "the family")
-        warden = int(Path(f"/proc/{child.pid}/stat").read_text().rpartition(")")[2].split()[1])
-        os.kill(warden, signal.SIGKILL)
+        os.kill(parent_of(child.pid), signal.SIGKILL)
         ended = await within(30, child.end(), reactor, "its end")
         assert ended.lost == "its warden was killed"
         assert tagged(order.job) == []
         assert (await another.end()).code == 0
         assert floor.read(other) == b"other\n"
+
+
+async def test_a_warden_is_killed_while_its_job_is_stopped(tmp_path, reactor):
+    """The supervisor may write to a warden that is gone already: the others' jobs go on, and so does it."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with closing(ours):
+        Hand(1, Control(ours)).tell(b'{"stop": "job"}')
+    async with opened(tmp_path, reactor) as floor:
+        former = floor.runner.pid
+        other = await floor.runner.run(floor.order("sleep 1; echo other"))
+        for _ in range(10):
+            order = floor.order("sleep 70")
+            child = await floor.runner.run(order)
+            await until(lambda: child.pid, "its start")  # noqa: B023
+            os.kill(parent_of(child.pid), signal.SIGKILL)
+            floor.runner.end(order.job, "api", 0)
+            ended = await within(30, child.end(), reactor, "its end")
+            assert ended.lost == "its warden was killed"
+        assert (await other.end()).code == 0
+        assert floor.runner.pid == former
+
+
+async def test_a_supervisor_that_can_not_be_started_again(tmp_path, reactor, monkeypatch):
+    """Is tried again until it can be; jobs wait for it."""
+    monkeypatch.setattr(runner, "PAUSE", 0.05)
+    async with opened(tmp_path, reactor) as floor:
+        await floor.runner.ready()
+        spawn, tries = floor.runner._spawn, []
+
+        def fail_twice():
+            tries.append(1)
+            if len(tries) < 3:
+                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            spawn()
+
+        monkeypatch.setattr(floor.runner, "_spawn", fail_twice)
+        assert floor.runner.pid is not None
+        os.kill(floor.runner.pid, signal.SIGKILL)
+        await until(lambda: tries, "the first try")
+        assert (await floor.run("echo on"))[1] == b"on\n"
+        assert len(tries) == 3
 
 
 async def test_jobs_at_once(tmp_path, reactor):

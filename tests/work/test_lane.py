@@ -227,6 +227,7 @@ def test_a_fault_that_can_not_be_told_frees_the_slot(ground, steps):
     assert [event["log_failure"].type for event in events] == [KeyError]
     assert lane.running == {}
     assert ground.rows("state", "owner") == [(RUNNING, ME)]
+    assert lane.unsettled == {(number_of(ground), 1)}
     ground.clock.advance(0)
 
 

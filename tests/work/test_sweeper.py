@@ -13,7 +13,7 @@ from datahub.errors import NoSpace, Unavailable
 from datahub.kit.aio import start
 from datahub.kit.clock import HubClock
 from datahub.work import Done, Retry, ledger, presence, sweeper
-from datahub.work.presence import BEAT, DEAD_AFTER, MISSED, Hub
+from datahub.work.presence import BEAT, DEAD_AFTER, MISSED, RECOVERED, Hub
 from datahub.work.sweeper import EVERY, Sweeper
 from datahub.work.tables import DELAYED, READY, RUNNING, hub, work
 from tests.work.floors import ME, Ground, Steps
@@ -257,6 +257,40 @@ def test_strays_are_given_back_when_seen_twice(ground, begin, steps):
     pass_time(ground, EVERY)
     assert steps.begun == ["t1"]
     assert ground.rows("attempt") == [(2,)]
+
+
+@pytest.mark.parametrize("step", ["settled too late", "stopped"])
+def test_what_began_here_is_given_back_as_after_a_death(ground, begin, steps, step):
+    """Its end could not be written while the database was away: a job must not begin again as if it never had."""
+    lane = begin()
+    ground.enqueue("t1")
+    pass_time(ground, EVERY + 0.2)
+    ground.store.away[""] = Unavailable("away")
+    if step == "settled too late":
+        steps.gates["t1"].callback(Done())
+    pass_time(ground, MISSED + 2 * BEAT)
+    assert lane.running == {}
+    assert lane.unsettled == {(1, 1)}
+    assert ground.rows("state", "owner", "note") == [(RUNNING, ME, None)]
+    ground.store.away.clear()
+    pass_time(ground, BEAT + 3 * EVERY)
+    assert steps.begun == ["t1", "t1"]
+    assert ground.rows("attempt", "note") == [(2, RECOVERED)]
+    assert lane.unsettled == {(1, 2)}
+    steps.gates["t1"].callback(Done())
+    assert lane.unsettled == set()
+    assert ground.rows() == []
+
+
+def test_what_never_began_is_given_back_as_it_was(ground, begin, steps):
+    """The note of a death before is kept, and none is added."""
+    begin()
+    ground.enqueue("t1", "t2")
+    ground.store.now(lambda c: c.execute(update(work).where(work.c.id == 2).values(note=RECOVERED)) and None)
+    ground.store.now(partial(ledger.claim, name="test.one", count=2, owner=ME))
+    pass_time(ground, 3 * EVERY + 0.2)
+    assert steps.begun == ["t1", "t2"]
+    assert ground.rows("note") == [(None,), (RECOVERED,)]
 
 
 def test_what_runs_is_no_stray(ground, begin, steps):
