@@ -24,7 +24,7 @@ from datahub.processes.runner import Child, Ended, Order, Runner
 from datahub.store import Store
 from datahub.work import Done, Fail, Item, Outcome, Record, ledger
 from datahub.work.lane import Floor, Step
-from datahub.work.presence import RECOVERED
+from datahub.work.tables import RECOVERED
 
 __all__ = ["RUN", "House", "Pipeline"]
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, and_, bindparam, case, delete, func, select, 
 from datahub.errors import Superseded
 from datahub.store.dialect import Direct, Upsert, insert_if_absent
 from datahub.work import Item
-from datahub.work.tables import DELAYED, PARKED, READY, RUNNING, busy, lane, ready, share, work
+from datahub.work.tables import DELAYED, PARKED, READY, RECOVERED, RUNNING, busy, lane, ready, share, work
 
 __all__ = [
     "CANCEL",
@@ -71,6 +71,7 @@ _mine = and_(
 _settle = delete(work).where(_mine)
 _hold = select(work.c.id).where(_mine).with_for_update()
 _release = update(work).where(_mine).values(owner=None, note=None)
+_return = update(work).where(_mine).values(owner=None, due=None, state=READY)
 
 
 def declare(connection: Connection, name: str, slots: int | None) -> None:
@@ -140,8 +141,9 @@ def park(connection: Connection, item: Item, owner: str, until: int) -> None:
 
 
 def give_back(connection: Connection, item: Item, owner: str) -> None:
-    """Make ``item`` ready again: its step was stopped before it came to an end."""
-    _put_back(connection, item, owner, READY, None)
+    """Make ``item`` ready again: its step was stopped before it came to an end. Recovered it stays."""
+    note = item.note if item.note == RECOVERED else None
+    _expect(item, connection.execute(_return, {**_key(item, owner), "note": note}).rowcount)
 
 
 def _put_back(connection: Connection, item: Item, owner: str, state: str, due: int | None) -> None:

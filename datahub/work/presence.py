@@ -9,7 +9,7 @@ from sqlalchemy import Connection, delete, func, select, text, update
 from datahub.kit.clock import HubClock
 from datahub.store.dialect import insert_if_absent
 from datahub.store.settings import setting
-from datahub.work.tables import READY, RUNNING, hub, work
+from datahub.work.tables import READY, RECOVERED, RUNNING, hub, work
 
 __all__ = ["BEAT", "DEAD_AFTER", "MISSED", "Hub", "beat", "beats", "enter", "same_node", "take_back"]
 
@@ -26,8 +26,6 @@ STEP = 2000
 """Milliseconds; the database's clock was set by hand when it is off by more."""
 
 OFFSET = "clock.offset"
-RECOVERED = "recovered"
-"""The note of an item taken back from a hub that died; `jobs` must not run such a one twice."""
 
 
 @dataclass(frozen=True, slots=True)

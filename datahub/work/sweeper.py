@@ -14,8 +14,8 @@ from datahub.errors import NoSpace, Unavailable
 from datahub.kit.aio import Task, gather, sleep, within
 from datahub.work import ledger, presence
 from datahub.work.lane import Floor, Lane
-from datahub.work.presence import BEAT, DEAD_AFTER, MISSED, RECOVERED, Hub
-from datahub.work.tables import DELAYED, PARKED, READY, timed, work
+from datahub.work.presence import BEAT, DEAD_AFTER, MISSED, Hub
+from datahub.work.tables import DELAYED, PARKED, READY, RECOVERED, timed, work
 
 __all__ = ["Sweeper"]
 

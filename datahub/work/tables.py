@@ -10,6 +10,7 @@ __all__ = [
     "DELAYED",
     "PARKED",
     "READY",
+    "RECOVERED",
     "RUNNING",
     "busy",
     "hub",
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 READY, DELAYED, RUNNING, PARKED = "ready", "delayed", "running", "parked"
+RECOVERED = "recovered"
+"""The note of an item taken back from a hub that died; `jobs` must not run such a one twice."""
 
 work = table(
     "work",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -275,6 +276,18 @@ async def test_taking_back_moves_only_what_runs(store: Store) -> None:
     assert await store.run("take back", partial(presence.take_back, owner=ME)) == [LANE]
     assert await states(store) == {"parked": 1, READY: 1}
     assert await store.run("take back", partial(presence.take_back, owner=ME)) == []
+
+
+async def test_what_was_recovered_stays_so(store: Store) -> None:
+    """A step that is stopped before it has told of the loss is told of it again; other notes are of one attempt."""
+    for number in range(2):
+        await enqueue(store, str(number))
+    await claim(store, 2)
+    await store.run("take back", partial(presence.take_back, owner=ME))
+    first, second = await claim(store, 2)
+    for item in (first, replace(second, note="cancel")):
+        await store.run("give back", partial(ledger.give_back, item=item, owner=ME))
+    assert [each.note for each in await claim(store, 2)] == ["recovered", None]
 
 
 async def test_ids_are_never_used_again(store: Store) -> None:

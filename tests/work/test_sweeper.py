@@ -13,9 +13,9 @@ from datahub.errors import NoSpace, Unavailable
 from datahub.kit.aio import start
 from datahub.kit.clock import HubClock
 from datahub.work import Done, Retry, ledger, presence, sweeper
-from datahub.work.presence import BEAT, DEAD_AFTER, MISSED, RECOVERED, Hub
+from datahub.work.presence import BEAT, DEAD_AFTER, MISSED, Hub
 from datahub.work.sweeper import EVERY, Sweeper
-from datahub.work.tables import DELAYED, READY, RUNNING, hub, work
+from datahub.work.tables import DELAYED, READY, RECOVERED, RUNNING, hub, work
 from tests.work.floors import ME, Ground, Steps
 
 OTHER = "hub2:bb"
