@@ -10,6 +10,7 @@ import pytest
 
 from datahub.archive import Faulty
 from datahub.archive.pacifica import Standing
+from datahub.carts import fetch_tables
 from datahub.carts.model import Status
 from datahub.errors import FinalFault, PassingFault
 from tests.carts.test_routes import head, members
@@ -294,3 +295,18 @@ async def test_fair_turns(tmp_path):
     assert large is not None
     assert small + 20_000 < large
     far.end()
+
+
+@pytest.mark.parametrize("files", [{"b": "none"}, {"a": "a", "b": "none"}])
+async def test_killed_between_a_lost_file_and_the_end_of_its_cart(far, remote, files):
+    """A cart that is not partial never becomes ready without a file, though nothing of it waits any more."""
+    remote.files["a"] = b"1"
+    remote.faults["stage", "none"] = [PassingFault("away")]
+    await far.post("abc", files)
+    far.pass_time(3)
+    cart = far.cart("abc")
+    assert cart.status is Status.STAGING
+    lost = next(each for each in far.files("abc") if each.name == "none")
+    far.store.now(lambda c: fetch_tables.fail_users(c, cart.id, lost.holding, "gone for good"))
+    far.pass_time(600)
+    assert (far.cart("abc").status, "b: gone for good" in far.cart("abc").error) == (Status.ERROR, True)
