@@ -27,10 +27,10 @@ from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Status
 from datahub.carts.reading import open_file
 from datahub.errors import DatahubError, FinalFault, PassingFault, Superseded
 from datahub.files import digest_of, held
-from datahub.kit.aio import sleep
+from datahub.kit.aio import sleep, start
 from datahub.kit.clock import HubClock
 from datahub.kit.sizes import format_duration
-from datahub.kit.threads import Pool, stoppable
+from datahub.kit.threads import Pool, outlasting, stoppable, taking
 from datahub.store import Store
 from datahub.work import Done, Item, Next, Outcome, Retry, ledger
 
@@ -263,12 +263,14 @@ class Fetcher:
             again: dict[str, Any] = {"state": NEW, "size": None, "owner": None, "due": 0, "attempts": kept.attempts + 1}
             await self._store.run("a file has changed", partial(cache.change, number=kept.id, **again))
             return
-        opened, path = await self._pool.run(self._kept.begin, kept.id, item.label)
+        begin = partial(self._kept.begin, kept.id, item.label)
+        opened, path = await taking(self._pool, begin, lambda new: self._kept.discard(*new))
         try:
             kinds = sorted({"sha256", *job.hashtypes})
             digests = await self._archive.fetch(kept.name, opened, standing.size, kinds, _no_progress)
             await self._check_hashes(cart, job, digests)
-            facts = await self._pool.run(self._kept.finish, kept.id, opened, path, standing.mtime_ns)
+            naming = self._pool.run(self._kept.finish, kept.id, opened, path, standing.mtime_ns)
+            facts = await outlasting(start(naming))
         except BaseException:
             await self._pool.run(self._kept.discard, opened, path)
             raise
