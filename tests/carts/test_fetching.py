@@ -7,8 +7,9 @@ import os
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
-from datahub.archive import Faulty
+from datahub.archive import Faulty, cache
 from datahub.archive.pacifica import Standing
 from datahub.carts import fetch_tables
 from datahub.carts.model import Status
@@ -310,3 +311,24 @@ async def test_killed_between_a_lost_file_and_the_end_of_its_cart(far, remote, f
     far.store.now(lambda c: fetch_tables.fail_users(c, cart.id, lost.holding, "gone for good"))
     far.pass_time(600)
     assert (far.cart("abc").status, "b: gone for good" in far.cart("abc").error) == (Status.ERROR, True)
+
+
+@pytest.mark.parametrize("swept", [False, True])
+async def test_dropped_while_it_is_fetched(far, remote, swept):
+    """The copy that comes too late is not kept: no row, no file, no room taken."""
+    remote.files |= {"a": b"1"}
+
+    async def late(*arguments: Any) -> Any:
+        assert (await far.client.ask("DELETE", "/abc")).status == 200
+        far.chore("carts that are gone")
+        if swept:
+            far.chore("dropped files")
+        return await Remote.fetch(remote, *arguments)
+
+    remote.fetch = late
+    await far.post("abc", {"a": "a"})
+    far.pass_time(5)
+    assert remote.count("fetch") == 1
+    far.chore("dropped files")
+    assert copies(far) == []
+    assert far.store.now(lambda c: c.execute(select(func.count()).select_from(cache.holding)).scalar()) == 0
