@@ -153,7 +153,7 @@ def kept(connection: Connection) -> int:
 
 
 def change(connection: Connection, known: Holding, claimant: str, **values: Any) -> None:
-    """Write down what is new of a file that ``claimant`` sees to; raises `Superseded` if it was dropped meanwhile, say."""
+    """Write down what is new of a file that ``claimant`` sees to; raises `Superseded` if he does so no more."""
     mine = (holding.c.id == known.id, holding.c.state == known.state, holding.c.owner == claimant)
     if connection.execute(update(holding).where(*mine).values(**values)).rowcount != 1:
         raise Superseded(f"{known.name!r} is not seen to here any more")

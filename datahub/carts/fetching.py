@@ -220,7 +220,8 @@ class Fetcher:
             "owner": None,
             "due": 0,
         }
-        calm: dict[str, Any] = {"attempts": 0, "failing_since": None, "error": None}
+        # Its tries are counted on: else an archive that says something else each time were asked for ever.
+        calm: dict[str, Any] = {"failing_since": None, "error": None}
         await self._store.run("keep a size", self._change(job.holding, **known, **calm))
 
     async def _reserve(self, item: Item, cart: Cart) -> bool:
@@ -270,8 +271,7 @@ class Fetcher:
             await self._wait_for_tape(cart, job)
             return
         if standing.size != kept.size or standing.mtime_ns != kept.mtime_ns:
-            again: dict[str, Any] = {"state": NEW, "size": None, "owner": None, "due": 0, "attempts": kept.attempts + 1}
-            await self._store.run("a file has changed", self._change(kept, **again))
+            await self._ask_anew(kept)
             return
         begin = partial(self._kept.begin, kept.id, item.label)
         opened, path = await taking(self._pool, begin, lambda new: self._kept.discard(*new))
@@ -292,6 +292,15 @@ class Fetcher:
         except Superseded:
             await self._kept.disown(kept.id)
             raise
+
+    async def _ask_anew(self, kept: Holding) -> None:
+        """See to a file that is not what room was reserved for."""
+        attempts = kept.attempts + 1
+        if attempts >= TRIES:
+            raise Faulty("the archive says something else of it each time: another size, or another time")
+        again: dict[str, Any] = {"state": NEW, "size": None, "owner": None, "attempts": attempts}
+        again["due"] = self._clock.now() + _pause_after(attempts)
+        await self._store.run("a file has changed", self._change(kept, **again))
 
     async def _check_hashes(self, cart: Cart, job: Job, digests: Mapping[str, str]) -> None:
         wanted = await self._store.read(
@@ -320,7 +329,7 @@ class Fetcher:
         if now - since > self._limits.retry_for:
             final, reason = True, f"given up after {attempts} tries: {reason}"
         if not final:
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempts - 1, 20))
+            pause = _pause_after(attempts)
             later = {"owner": None, "due": now + pause, "attempts": attempts, "failing_since": since, "error": reason}
             log.info("{name} is tried again: {reason}", name=kept.name, reason=reason)
             await self._store.run("try a file again", self._change(kept, **later))
@@ -376,6 +385,10 @@ class CartFails(FinalFault):
 def one_line(error: Exception) -> str:
     """What went wrong, for a record and a header."""
     return " ".join(str(error).split())[:1000]
+
+
+def _pause_after(attempts: int) -> int:
+    return int(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempts - 1, 20)))
 
 
 def _no_progress(_: int) -> None: ...

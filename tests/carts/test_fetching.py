@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from typing import Any
 
@@ -332,3 +333,22 @@ async def test_dropped_while_it_is_fetched(far, remote, swept):
     far.chore("dropped files")
     assert copies(far) == []
     assert far.store.now(lambda c: c.execute(select(func.count()).select_from(cache.holding)).scalar()) == 0
+
+
+async def test_another_size_each_time(far, remote):
+    """An archive that can't make up its mind is asked some times, with pauses, and then given up."""
+    remote.files["a"] = b"1"
+    sizes = itertools.count(1)
+
+    async def unsure(name: str) -> Standing:
+        remote.asked.append(("look", name))
+        return Standing(next(sizes), 1_700_000_000 * 10**9, True)
+
+    remote.look = unsure
+    await far.post("abc", {"a": "a"})
+    far.pass_time(4)
+    assert far.cart("abc").status is Status.STAGING
+    far.pass_time(60)
+    assert far.cart("abc").status is Status.ERROR
+    assert "something else of it each time" in far.cart("abc").error
+    assert remote.count("look") <= 2 * 5
