@@ -27,6 +27,7 @@ from datahub.events.tables import find as find_events
 from datahub.events.watching import changes, until_final
 from datahub.kit.threads import Pool
 from datahub.web.body import json_object
+from datahub.web.sending import SourceChanged
 from datahub.work import ledger
 from datahub.work.lane import Floor
 
@@ -220,6 +221,12 @@ class Carts:
     async def undigested(self, cart: Cart) -> int:
         """How many files still have no SHA-256."""
         return await self.store.read("count digests", partial(tables.count_undigested, number=cart.id))
+
+    async def require_digestible(self, cart: Cart) -> None:
+        """Raise `SourceChanged`, naming the first file that has no SHA-256 and will get none."""
+        found = await self.store.read("failed digests", partial(tables.undigestable, number=cart.id))
+        if found is not None:
+            raise SourceChanged(f"{found.path!r} has no digest: {found.error}")
 
     async def find_many(self, wanted: Filter) -> list[Cart]:
         """A page of carts; whose they are, `whose` has checked."""

@@ -289,6 +289,14 @@ def count_undigested(connection: Connection, number: str) -> int:
     return int(connection.execute(select(func.count()).where(*waiting, cart_file.c.error.is_(None))).scalar_one())
 
 
+def undigestable(connection: Connection, number: str) -> CartFile | None:
+    """The first staged file of a cart whose SHA-256 could not be had: its error says why."""
+    failed = (cart_file.c.cart == number, cart_file.c.status == STAGED, cart_file.c.sha256.is_(None))
+    wanted = select(cart_file).where(*failed, cart_file.c.error.isnot(None)).order_by(cart_file.c.number).limit(1)
+    row = connection.execute(wanted).one_or_none()
+    return None if row is None else _file(row)
+
+
 def failures(connection: Connection, number: str, limit: int) -> list[CartFile]:
     """The first files of a cart that could not be staged."""
     failed = (cart_file.c.cart == number, cart_file.c.status == FAILED)

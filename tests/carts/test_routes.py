@@ -7,13 +7,16 @@ import io
 import json
 import os
 import tarfile
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.web.client import ResponseFailed
 
+from datahub.carts import tables
 from datahub.carts.model import Status
+from datahub.web.sending import SourceChanged
 from tests.carts.yard import Yard
 
 FILES = {"1/2/3/foo.txt": b"foo\n", "1/2/3/bar.csv": b"bar,csv\n", "2/3/4/baz.ini": bytes(range(256)) * 1000}
@@ -283,6 +286,35 @@ async def test_digests_that_are_not_there_yet(yard):
     assert reply.headers["retry-after"]
     yard.work()
     assert (await yard.client.ask("GET", "/carts/abc/manifest")).status == 200
+
+
+async def test_a_digest_that_can_not_be_had(yard):
+    """The manifest names the file rather than giving a line that nobody checks."""
+    yard.put("a", b"1")
+    yard.put("b", b"1")
+    await yard.post("abc", {"a": "a", "b": "b"})
+    yard.look("carts.stage")
+    yard.put("b", b"22")
+    yard.work()
+    reply = await yard.client.ask("GET", "/carts/abc/manifest")
+    assert (reply.status, reply.headers["x-datahub-error"]) == (409, "cart.changed")
+    assert "'b'" in reply.json["detail"]
+
+
+@pytest.mark.parametrize("what", ["manifest", "index"])
+async def test_rows_that_go_while_they_are_told_of(yard, monkeypatch, what):
+    """What is cut short breaks off: it never looks whole."""
+    await yard.make("abc", {"a": b"1", "b": b"2", "c": b"3"})
+    monkeypatch.setattr("datahub.carts.routes.WINDOW", 2)
+    assert b"abc/c" in (await yard.client.ask("GET", "/carts/abc/manifest")).body
+    cart, routes = yard.cart("abc"), yard.parts.routes
+    layout = await yard.parts.verbs.layout(cart, "abc")
+    pieces = routes._manifest(cart, "abc") if what == "manifest" else routes._index(cart, layout, {"top": "abc"})
+    told = [await anext(pieces)] if what == "manifest" else [await anext(pieces), await anext(pieces)]
+    yard.store.now(partial(tables.forget_files, numbers=[cart.id]))
+    with pytest.raises(SourceChanged):
+        told += [each async for each in pieces]
+    assert not told[-1].endswith(b"]}\n")
 
 
 @pytest.mark.parametrize("how", ["content", "mtime put back", "replaced", "gone", "a link", "shorter"])
