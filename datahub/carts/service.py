@@ -11,7 +11,7 @@ from uuid import uuid4
 from sqlalchemy import Connection
 
 from datahub.auth.identity import Caller
-from datahub.carts import fetch_tables, tables
+from datahub.carts import tables
 from datahub.carts.downloads import Downloads
 from datahub.carts.fetching import subjects
 from datahub.carts.model import Cart, CartFile, Filter, Order, Status, check_uid, read_order
@@ -117,8 +117,11 @@ class Carts:
             return self._again(caller, found, order, connection)
         if found is not None:
             self._permit(caller, found, reads=False)
-            fetch_tables.unbind(connection, [found.id])
-            tables.remove(connection, [found.id], now)
+            if found.has_files:
+                # Somebody may still download them: Housekeeping removes it once nobody does.
+                tables.set_aside(connection, found.id)
+            else:
+                tables.remove(connection, [found.id], now)
         new = _new_cart(number, uid, caller.name, order, now)
         if not tables.add(connection, new, order.wishes, actor_of(caller)):
             # Somebody else was quicker; or it was us, and the commit's answer was lost.

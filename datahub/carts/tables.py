@@ -59,6 +59,8 @@ __all__ = [
     "oldest",
     "outline",
     "remove",
+    "replaced",
+    "set_aside",
     "touch",
     "unused",
     "wait_again",
@@ -67,6 +69,7 @@ __all__ = [
 
 KIND = "cart"
 FORGOTTEN = "FORGOTTEN"
+ASIDE = "/gone"
 
 cart = table(
     "cart",
@@ -329,6 +332,17 @@ def remove(connection: Connection, numbers: Sequence[str], now: int) -> None:
     connection.execute(delete(cart).where(cart.c.id.in_(numbers)))
     gone = [Happening(KIND, each.id, each.submitter, FORGOTTEN, each.status, before=each.size or 0) for each in rows]
     append(connection, gone, HUB, now)
+
+
+def set_aside(connection: Connection, number: str) -> None:
+    """Free the uid of a cart that is gone, for another one: it gets one that no caller can use."""
+    connection.execute(update(cart).where(cart.c.id == number).values(uid=number + ASIDE))
+
+
+def replaced(connection: Connection, numbers: Sequence[str]) -> list[str]:
+    """Those of ``numbers`` that another cart has the uid of."""
+    aside = (cart.c.id.in_(numbers), cart.c.uid == cart.c.id + ASIDE)
+    return list(connection.execute(select(cart.c.id).where(*aside)).scalars())
 
 
 def expired(connection: Connection, before: int, limit: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from sqlalchemy import func, select
 
 from datahub.archive import Faulty, cache
 from datahub.archive.pacifica import Standing
-from datahub.carts import fetch_tables
+from datahub.carts import fetch_tables, tables
 from datahub.carts.model import Status
 from datahub.errors import FinalFault, PassingFault
 from tests.carts.test_routes import head, members
@@ -352,3 +353,22 @@ async def test_another_size_each_time(far, remote):
     assert far.cart("abc").status is Status.ERROR
     assert "something else of it each time" in far.cart("abc").error
     assert remote.count("look") <= 2 * 5
+
+
+async def test_made_anew_while_the_old_one_is_downloaded(far, remote):
+    """The download goes on with what it began with; then the old cart goes, record and copies."""
+    await make(far, remote, "abc", {"a": b"1" * 10})
+    old = far.cart("abc")
+    with far.parts.verbs.downloads.under_way(old, lambda: None):
+        assert (await far.client.ask("DELETE", "/abc")).status == 200
+        await make(far, remote, "abc", {"b": b"2"})
+        far.chore("carts that are gone")
+        far.chore("dropped files")
+        assert copies(far) == ["1", "2"]
+        kept = far.store.now(partial(tables.window, number=old.id, first=0, count=9))
+        assert [each.path for each in kept] == ["a"]
+    far.chore("carts that are gone")
+    far.chore("dropped files")
+    assert copies(far) == ["2"]
+    assert far.store.now(partial(tables.find, number=old.id)) is None
+    assert far.cart("abc").status is Status.READY
