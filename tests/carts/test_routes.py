@@ -8,16 +8,22 @@ import json
 import os
 import tarfile
 from functools import partial
+from threading import Event
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from twisted.internet.defer import CancelledError
 from twisted.web.client import ResponseFailed
 
 from datahub.carts import tables
 from datahub.carts.model import Status
-from datahub.web.sending import SourceChanged
+from datahub.carts.reading import Reading, content
+from datahub.kit.aio import start
+from datahub.kit.threads import ReactorPool
+from datahub.web.sending import FilePart, SourceChanged
 from tests.carts.yard import Yard
+from tests.waiting import until
 
 FILES = {"1/2/3/foo.txt": b"foo\n", "1/2/3/bar.csv": b"bar,csv\n", "2/3/4/baz.ini": bytes(range(256)) * 1000}
 
@@ -299,6 +305,49 @@ async def test_a_digest_that_can_not_be_had(yard):
     reply = await yard.client.ask("GET", "/carts/abc/manifest")
     assert (reply.status, reply.headers["x-datahub-error"]) == (409, "cart.changed")
     assert "'b'" in reply.json["detail"]
+
+
+async def test_a_cart_that_names_a_folder(yard):
+    """It is told that a cart takes files, and how to name them."""
+    yard.put("guide/a", b"1")
+    await yard.post("abc", {"g": "guide"})
+    yard.work()
+    assert yard.cart("abc").error == "g: 'guide' is a folder, and a cart takes files: name each, as 'guide/a.txt'"
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_download_that_is_cut_off_while_files_are_opened(tmp_path, reactor, monkeypatch, leaves):
+    """What a thread opened for one who has left is closed."""
+    pool = ReactorPool("serve", 1, reactor)
+    pool.start()
+    yard = Yard(tmp_path)
+    await yard.make("abc", {"a": bytes(100_000)})
+    cart, go, begun, opened = yard.cart("abc"), Event(), Event(), []
+
+    def slow(*arguments):
+        begun.set()
+        go.wait(45)
+        opened.append(content(*arguments))
+        return opened[0]
+
+    monkeypatch.setattr("datahub.carts.reading.content", slow)
+    closed = []
+    monkeypatch.setattr(FilePart, "close", lambda part: closed.append(part))
+    layout = await yard.parts.verbs.layout(cart, "abc")
+    batches = Reading(cart, layout, 0, layout.length).batches(yard.store, pool)
+    waiting = start(anext(batches))
+    waiting.addErrback(lambda failure: failure.trap(CancelledError))
+    await until(begun.is_set, "a thread opens the file")
+    if leaves:
+        waiting.cancel()
+    go.set()
+    await until(lambda: opened and (closed or not leaves), "it is opened, and closed if need be")
+    await waiting
+    assert [each is opened[0] for each in closed] == ([True] if leaves else [])
+    await batches.aclose()
+    await pool.stop()
+    os.close(opened[0].file)
+    yard.end()
 
 
 @pytest.mark.parametrize("what", ["manifest", "index"])
