@@ -7,23 +7,15 @@ import io
 import json
 import os
 import tarfile
-from functools import partial
-from threading import Event
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import CancelledError
 from twisted.web.client import ResponseFailed
 
-from datahub.carts import tables
 from datahub.carts.model import Status
-from datahub.carts.reading import Reading, content
 from datahub.kit.aio import start
-from datahub.kit.threads import ReactorPool
-from datahub.web.sending import FilePart, SourceChanged
 from tests.carts.yard import Yard
-from tests.waiting import until
 
 FILES = {"1/2/3/foo.txt": b"foo\n", "1/2/3/bar.csv": b"bar,csv\n", "2/3/4/baz.ini": bytes(range(256)) * 1000}
 
@@ -221,8 +213,6 @@ def test_any_set_of_ranges_is_the_whole(tmp_path, data):
     import tempfile
     from pathlib import Path
 
-    from datahub.kit.aio import start
-
     with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
         yard = Yard(Path(folder))
         sizes = data.draw(
@@ -313,57 +303,6 @@ async def test_a_cart_that_names_a_folder(yard):
     await yard.post("abc", {"g": "guide"})
     yard.work()
     assert yard.cart("abc").error == "g: 'guide' is a folder, and a cart takes files: name each, as 'guide/a.txt'"
-
-
-@pytest.mark.parametrize("leaves", [False, True])
-async def test_a_download_that_is_cut_off_while_files_are_opened(tmp_path, reactor, monkeypatch, leaves):
-    """What a thread opened for one who has left is closed."""
-    pool = ReactorPool("serve", 1, reactor)
-    pool.start()
-    yard = Yard(tmp_path)
-    await yard.make("abc", {"a": bytes(100_000)})
-    cart, go, begun, opened = yard.cart("abc"), Event(), Event(), []
-
-    def slow(*arguments):
-        begun.set()
-        go.wait(45)
-        opened.append(content(*arguments))
-        return opened[0]
-
-    monkeypatch.setattr("datahub.carts.reading.content", slow)
-    closed = []
-    monkeypatch.setattr(FilePart, "close", lambda part: closed.append(part))
-    layout = await yard.parts.verbs.layout(cart, "abc")
-    batches = Reading(cart, layout, 0, layout.length).batches(yard.store, pool)
-    waiting = start(anext(batches))
-    waiting.addErrback(lambda failure: failure.trap(CancelledError))
-    await until(begun.is_set, "a thread opens the file")
-    if leaves:
-        waiting.cancel()
-    go.set()
-    await until(lambda: opened and (closed or not leaves), "it is opened, and closed if need be")
-    await waiting
-    assert [each is opened[0] for each in closed] == ([True] if leaves else [])
-    await batches.aclose()
-    await pool.stop()
-    os.close(opened[0].file)
-    yard.end()
-
-
-@pytest.mark.parametrize("what", ["manifest", "index"])
-async def test_rows_that_go_while_they_are_told_of(yard, monkeypatch, what):
-    """What is cut short breaks off: it never looks whole."""
-    await yard.make("abc", {"a": b"1", "b": b"2", "c": b"3"})
-    monkeypatch.setattr("datahub.carts.routes.WINDOW", 2)
-    assert b"abc/c" in (await yard.client.ask("GET", "/carts/abc/manifest")).body
-    cart, routes = yard.cart("abc"), yard.parts.routes
-    layout = await yard.parts.verbs.layout(cart, "abc")
-    pieces = routes._manifest(cart, "abc") if what == "manifest" else routes._index(cart, layout, {"top": "abc"})
-    told = [await anext(pieces)] if what == "manifest" else [await anext(pieces), await anext(pieces)]
-    yard.store.now(partial(tables.forget_files, numbers=[cart.id]))
-    with pytest.raises(SourceChanged):
-        told += [each async for each in pieces]
-    assert not told[-1].endswith(b"]}\n")
 
 
 @pytest.mark.parametrize("how", ["content", "mtime put back", "replaced", "gone", "a link", "shorter"])
