@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from datahub.archive import Facts
+from datahub.errors import Superseded
 from datahub.files import path_of_url, url_of_path
 from datahub.kit.threads import Pool
 from datahub.store import Store
@@ -129,7 +130,7 @@ def let_go(connection: Connection, users: Iterable[tuple[int, int]]) -> None:
     fewer = update(holding).where(holding.c.id == bindparam("its_id"))
     connection.execute(fewer.values(users=holding.c.users - bindparam("less")), rows)
     unused = (holding.c.id == bindparam("its_id"), holding.c.users <= 0)
-    drop = update(holding).where(*unused).values(state=DROPPED, name_key=None)
+    drop = update(holding).where(*unused).values(state=DROPPED, name_key=None, owner=None)
     connection.execute(drop, [{"its_id": each["its_id"]} for each in rows])
 
 
@@ -151,9 +152,17 @@ def kept(connection: Connection) -> int:
     return int(connection.execute(select(func.coalesce(func.sum(holding.c.size), 0)).where(these)).scalar_one())
 
 
-def change(connection: Connection, number: int, **values: Any) -> None:
-    """Write down what is new of a file."""
-    connection.execute(update(holding).where(holding.c.id == number).values(**values))
+def change(connection: Connection, known: Holding, claimant: str, **values: Any) -> None:
+    """Write down what is new of a file that ``claimant`` sees to; raises `Superseded` if he does so no more."""
+    mine = (holding.c.id == known.id, holding.c.state == known.state, holding.c.owner == claimant)
+    if connection.execute(update(holding).where(*mine).values(**values)).rowcount != 1:
+        raise Superseded(f"{known.name!r} is not seen to here any more")
+
+
+def is_gone(connection: Connection, number: int) -> bool:
+    """Whether nobody will ever use the copy of that number again."""
+    state = connection.execute(select(holding.c.state).where(holding.c.id == number)).scalar()
+    return state in (None, DROPPED)
 
 
 def reserve(connection: Connection, numbers: Sequence[int]) -> None:
@@ -213,6 +222,11 @@ class Cache:
         """Let go of a temporary file; blocking."""
         os.close(opened)
         path.unlink(missing_ok=True)
+
+    async def disown(self, number: int) -> None:
+        """Remove a copy that came too late: it was dropped, and the file removed, before it had its name."""
+        if await self._store.read("a late copy", partial(is_gone, number=number)):
+            await self._pool.run(self._remove, [number])
 
     async def sweep(self) -> None:
         """Remove what was dropped."""

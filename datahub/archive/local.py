@@ -74,6 +74,8 @@ class LocalArchive:
         check_product_id(name)
         place = _Place(name)
         with self._pinned(f"{self._root}/{name}", place, missing=FinalFault) as pin, _faults(place):
+            if stat.S_ISDIR(os.fstat(pin).st_mode):
+                raise FinalFault(f"{name!r} is a folder, and a cart takes files: name each, as '{name}/a.txt'")
             _require_kind(pin, stat.S_IFREG, place)
             os.close(_reopened(pin))
             return Facts.of(_path_of(pin), os.fstat(pin))

@@ -27,7 +27,7 @@ from datahub.archive import Entry, Faulty, Product
 from datahub.errors import FinalFault, PassingFault
 from datahub.files import new_digest
 from datahub.kit.aio import cancellable, within
-from datahub.kit.threads import Pool
+from datahub.kit.threads import Pool, outlasting
 
 __all__ = ["NoProducts", "PacificaArchive", "Patience", "Standing"]
 
@@ -107,6 +107,8 @@ class PacificaArchive:
             await self._watched(writer, name)
         finally:
             writer.leave()
+            # Whoever is told of the end closes the file, and its number may be another's the next moment.
+            await writer.quiet()
         if writer.done != size:
             raise Faulty(f"the archive sent {writer.done} bytes of {name!r}, which has {size}")
         return {algorithm: digest.hexdigest() for algorithm, digest in writer.digests.items()}
@@ -300,6 +302,8 @@ class _Writer(Protocol):
         self.done += count
         self._progress(count)
         self._tell()
+        if self.ended:
+            return
         if self._parts and (self._over or self._held >= STEP):
             self._write()
         elif self._over:
@@ -329,6 +333,11 @@ class _Writer(Protocol):
     def _producer(self, what: str) -> None:
         if self.transport is not None and not self._over:
             getattr(self.transport, what)()
+
+    async def quiet(self) -> None:
+        """Wait until no thread writes any more, also when cancelled meanwhile."""
+        if self._writing is not None:
+            await outlasting(self._writing)
 
     def leave(self) -> None:
         """Cut the connection, if there is still one."""

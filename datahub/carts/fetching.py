@@ -27,10 +27,10 @@ from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Status
 from datahub.carts.reading import open_file
 from datahub.errors import DatahubError, FinalFault, PassingFault, Superseded
 from datahub.files import digest_of, held
-from datahub.kit.aio import sleep
+from datahub.kit.aio import sleep, start
 from datahub.kit.clock import HubClock
 from datahub.kit.sizes import format_duration
-from datahub.kit.threads import Pool, stoppable
+from datahub.kit.threads import Pool, outlasting, stoppable, taking
 from datahub.store import Store
 from datahub.work import Done, Item, Next, Outcome, Retry, ledger
 
@@ -189,15 +189,25 @@ class Fetcher:
         left = [job.holding.id for job in jobs]
         try:
             for job in jobs:
-                try:
-                    await do(item, cart, job)
-                except (FinalFault, PassingFault, TimeoutError, OSError) as error:
-                    await self._failed(cart, job, error)
+                await self._one(item, cart, job, do)
                 left.remove(job.holding.id)
         finally:
             if left:
                 await self._store.run("release files", partial(fetch_tables.release, numbers=left, owner=self._owner))
         return bool(jobs)
+
+    async def _one(self, item: Item, cart: Cart, job: Job, do: Callable[[Item, Cart, Job], Awaitable[None]]) -> None:
+        try:
+            try:
+                await do(item, cart, job)
+            except (FinalFault, PassingFault, TimeoutError, OSError) as error:
+                await self._failed(cart, job, error)
+        except Superseded as error:
+            # Nobody wants it any more: that is not the end of the cart's other files.
+            log.info("{error}", error=one_line(error))
+
+    def _change(self, kept: Holding, **values: Any) -> Callable[[Connection], None]:
+        return partial(cache.change, known=kept, claimant=self._owner, **values)
 
     async def _ask(self, item: Item, cart: Cart, job: Job) -> None:
         """Have a file made ready, and learn its size."""
@@ -210,8 +220,9 @@ class Fetcher:
             "owner": None,
             "due": 0,
         }
-        calm: dict[str, Any] = {"attempts": 0, "failing_since": None, "error": None}
-        await self._store.run("keep a size", partial(cache.change, number=job.holding.id, **known, **calm))
+        # Its tries are counted on: else an archive that says something else each time were asked for ever.
+        calm: dict[str, Any] = {"failing_since": None, "error": None}
+        await self._store.run("keep a size", self._change(job.holding, **known, **calm))
 
     async def _reserve(self, item: Item, cart: Cart) -> bool:
         try:
@@ -260,22 +271,36 @@ class Fetcher:
             await self._wait_for_tape(cart, job)
             return
         if standing.size != kept.size or standing.mtime_ns != kept.mtime_ns:
-            again: dict[str, Any] = {"state": NEW, "size": None, "owner": None, "due": 0, "attempts": kept.attempts + 1}
-            await self._store.run("a file has changed", partial(cache.change, number=kept.id, **again))
+            await self._ask_anew(kept)
             return
-        opened, path = await self._pool.run(self._kept.begin, kept.id, item.label)
+        begin = partial(self._kept.begin, kept.id, item.label)
+        opened, path = await taking(self._pool, begin, lambda new: self._kept.discard(*new))
         try:
             kinds = sorted({"sha256", *job.hashtypes})
             digests = await self._archive.fetch(kept.name, opened, standing.size, kinds, _no_progress)
             await self._check_hashes(cart, job, digests)
-            facts = await self._pool.run(self._kept.finish, kept.id, opened, path, standing.mtime_ns)
+            naming = self._pool.run(self._kept.finish, kept.id, opened, path, standing.mtime_ns)
+            facts = await outlasting(start(naming))
         except BaseException:
             await self._pool.run(self._kept.discard, opened, path)
             raise
         await self._pool.run(_close, opened)
         told: dict[str, Any] = {**cache.told(facts), "digests": msgspec.json.encode(digests).decode()}
         done: dict[str, Any] = {"state": HELD, "owner": None, "error": None, "attempts": 0, "failing_since": None}
-        await self._store.run("keep a file", partial(cache.change, number=kept.id, **told, **done))
+        try:
+            await self._store.run("keep a file", self._change(kept, **told, **done))
+        except Superseded:
+            await self._kept.disown(kept.id)
+            raise
+
+    async def _ask_anew(self, kept: Holding) -> None:
+        """See to a file that is not what room was reserved for."""
+        attempts = kept.attempts + 1
+        if attempts >= TRIES:
+            raise Faulty("the archive says something else of it each time: another size, or another time")
+        again: dict[str, Any] = {"state": NEW, "size": None, "owner": None, "attempts": attempts}
+        again["due"] = self._clock.now() + _pause_after(attempts)
+        await self._store.run("a file has changed", self._change(kept, **again))
 
     async def _check_hashes(self, cart: Cart, job: Job, digests: Mapping[str, str]) -> None:
         wanted = await self._store.read(
@@ -294,7 +319,7 @@ class Fetcher:
             )
         pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, (now - began) // 2))
         later: dict[str, Any] = {"owner": None, "due": now + pause, "failing_since": began}
-        await self._store.run("wait for tape", partial(cache.change, number=job.holding.id, **later))
+        await self._store.run("wait for tape", self._change(job.holding, **later))
 
     async def _failed(self, cart: Cart, job: Job, error: Exception) -> None:
         """Put a file off, or tell the cart that it can't be had."""
@@ -304,10 +329,10 @@ class Fetcher:
         if now - since > self._limits.retry_for:
             final, reason = True, f"given up after {attempts} tries: {reason}"
         if not final:
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempts - 1, 20))
+            pause = _pause_after(attempts)
             later = {"owner": None, "due": now + pause, "attempts": attempts, "failing_since": since, "error": reason}
             log.info("{name} is tried again: {reason}", name=kept.name, reason=reason)
-            await self._store.run("try a file again", partial(cache.change, number=kept.id, **later))
+            await self._store.run("try a file again", self._change(kept, **later))
             await self._store.run("tell a cart", partial(self._tell, cart, reason))
             return
         await self._store.run("give a file up", partial(self._give_up, cart, job, reason))
@@ -321,7 +346,7 @@ class Fetcher:
             tables.change(connection, now, self._clock.wall(), error=reason, failing_since=since)
 
     def _give_up(self, cart: Cart, job: Job, reason: str, connection: Connection) -> None:
-        cache.change(connection, job.holding.id, owner=None, attempts=0, failing_since=None, due=0)
+        cache.change(connection, job.holding, self._owner, owner=None, attempts=0, failing_since=None, due=0)
         fetch_tables.fail_users(connection, cart.id, job.holding.id, reason)
 
     async def _adopt(self, item: Item, cart: Cart) -> bool:
@@ -360,6 +385,10 @@ class CartFails(FinalFault):
 def one_line(error: Exception) -> str:
     """What went wrong, for a record and a header."""
     return " ".join(str(error).split())[:1000]
+
+
+def _pause_after(attempts: int) -> int:
+    return int(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempts - 1, 20)))
 
 
 def _no_progress(_: int) -> None: ...

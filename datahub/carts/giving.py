@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 from datahub.carts.model import Cart, CartFile
-from datahub.carts.reading import Reading, content
+from datahub.carts.reading import Reading, close_all, content
 from datahub.carts.service import Carts
 from datahub.carts.tar import Layout
 from datahub.errors import PreconditionFailed, RangeNotSatisfiable
+from datahub.kit.threads import taking
 from datahub.web.app import Answer, Call, Flow
 from datahub.web.disposition import disposition
 from datahub.web.ranges import Span, Unsatisfiable, matches, span
@@ -119,4 +121,5 @@ class _SendingMember:
 
     async def _batches(self) -> AsyncGenerator[list[Piece], None]:
         if self.part.first < self.part.end:
-            yield [await self.carts.pool.run(content, self.file, self.part.first, self.part.end)]
+            make = partial(content, self.file, self.part.first, self.part.end)
+            yield [await taking(self.carts.pool, make, lambda made: close_all([made]))]

@@ -38,11 +38,14 @@ class Housekeeping:
             pass
 
     def _free(self, connection: Connection) -> int:
-        numbers = tables.left_behind(connection, self._clock.wall(), BATCH)
+        now = self._clock.wall()
+        numbers = tables.left_behind(connection, now, BATCH)
         numbers = [each for each in numbers if not self._downloads.active(each)]
         if numbers:
             fetch_tables.unbind(connection, numbers)
             tables.forget_files(connection, numbers)
+            if replaced := tables.replaced(connection, numbers):
+                tables.remove(connection, replaced, now)
         return len(numbers)
 
     async def expire(self) -> None:

@@ -173,8 +173,12 @@ class Pipeline:
         missing = None
         if count < cart.files:
             failed = await self._store.read("missing files", partial(tables.failures, number=cart.id, limit=TOLD))
+            first_fault = f"{failed[0].path}: {failed[0].error}"
             if not count:
-                raise FinalFault(f"none of its {cart.files} files could be staged; {failed[0].path}: {failed[0].error}")
+                raise FinalFault(f"none of its {cart.files} files could be staged; {first_fault}")
+            if not cart.partial:
+                # Whoever found that out may have died before he could end the cart.
+                raise FinalFault(first_fault)
             missing = _notice(failed, cart.files - count, names)
             told.update(missing.encode())
         return Next(

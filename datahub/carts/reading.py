@@ -14,11 +14,11 @@ from datahub.carts import tables
 from datahub.carts.model import STAGED, Cart, CartFile
 from datahub.carts.tar import Layout, header, padding
 from datahub.files import held
-from datahub.kit.threads import Pool
+from datahub.kit.threads import Pool, taking
 from datahub.store import Store
 from datahub.web.sending import FilePart, Piece, SourceChanged
 
-__all__ = ["Layouts", "Reading", "content", "notice_name", "open_file", "require_unchanged"]
+__all__ = ["Layouts", "Reading", "close_all", "content", "notice_name", "open_file", "require_unchanged"]
 
 WINDOW: Final = 500
 """Files whose rows are in memory at once."""
@@ -98,7 +98,8 @@ class Reading:
             files = await self._window(store, index, stop)
             begun = index
             while index < begun + len(files):
-                pieces, index = await pool.run(self._pieces, files[index - begun :], index)
+                some = partial(self._pieces, files[index - begun :], index)
+                pieces, index = await taking(pool, some, lambda made: close_all(made[0]))
                 yield pieces
         if self._end > layout.size:
             yield [_cut(layout.end, layout.size, self._first, self._end)]
@@ -130,9 +131,7 @@ class Reading:
                         pieces += [bytes(gathered), piece] if gathered else [piece]
                         gathered.clear()
         except BaseException:
-            for each in pieces:
-                if isinstance(each, FilePart):
-                    each.close()
+            close_all(pieces)
             raise
         return _with(pieces, gathered), index + len(files)
 
@@ -171,6 +170,13 @@ def content(file: CartFile, low: int, high: int) -> Piece:
     if len(data) != high - low:
         raise _changed(file.path)
     return data
+
+
+def close_all(pieces: Sequence[Piece]) -> None:
+    """Let go of the files that ``pieces`` are to be read from."""
+    for each in pieces:
+        if isinstance(each, FilePart):
+            each.close()
 
 
 def _with(pieces: list[Piece], gathered: bytearray) -> list[Piece]:

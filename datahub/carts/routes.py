@@ -22,6 +22,7 @@ from datahub.web.lists import Cursor, ListQuery, Look, Page, page_of, parse_wait
 from datahub.web.live import Live
 from datahub.web.pipe import pour
 from datahub.web.request import HubRequest
+from datahub.web.sending import SourceChanged
 
 __all__ = ["BEGUN", "DELETED", "CartRoutes", "Message"]
 
@@ -189,6 +190,8 @@ class CartRoutes:
         """Give the digests in the form that `sha256sum -c` reads, beside the folder that was unpacked."""
         cart = await self._ready(call, uid, "")
         await self._require_digests(cart)
+        # A line without a digest is one that `sha256sum -c` only warns of.
+        await self._carts.require_digestible(cart)
         return _streamed("text/plain; charset=utf-8", self._manifest(cart, top_of(top.top or cart.uid)))
 
     async def _manifest(self, cart: Cart, top: str) -> AsyncGenerator[bytes, None]:
@@ -217,10 +220,15 @@ class CartRoutes:
             )
 
     async def _windows(self, cart: Cart) -> AsyncGenerator[Sequence[CartFile], None]:
-        first = 0
+        """The staged files; raises `SourceChanged` if some went meanwhile: what breaks off is never taken for whole."""
+        first, count = 0, 0
         while files := await self._carts.files(cart, first, WINDOW):
-            yield [each for each in files if each.status == STAGED]
+            staged = [each for each in files if each.status == STAGED]
+            count += len(staged)
+            yield staged
             first = files[-1].number + 1
+        if count != cart.staged_files:
+            raise SourceChanged(f"cart {cart.uid} is gone")
 
 
 def _streamed(kind: str, pieces: AsyncGenerator[bytes, None]) -> Flow:

@@ -11,7 +11,7 @@ from uuid import uuid4
 from sqlalchemy import Connection
 
 from datahub.auth.identity import Caller
-from datahub.carts import fetch_tables, tables
+from datahub.carts import tables
 from datahub.carts.downloads import Downloads
 from datahub.carts.fetching import subjects
 from datahub.carts.model import Cart, CartFile, Filter, Order, Status, check_uid, read_order
@@ -27,6 +27,7 @@ from datahub.events.tables import find as find_events
 from datahub.events.watching import changes, until_final
 from datahub.kit.threads import Pool
 from datahub.web.body import json_object
+from datahub.web.sending import SourceChanged
 from datahub.work import ledger
 from datahub.work.lane import Floor
 
@@ -116,8 +117,11 @@ class Carts:
             return self._again(caller, found, order, connection)
         if found is not None:
             self._permit(caller, found, reads=False)
-            fetch_tables.unbind(connection, [found.id])
-            tables.remove(connection, [found.id], now)
+            if found.has_files:
+                # Somebody may still download them: Housekeeping removes it once nobody does.
+                tables.set_aside(connection, found.id)
+            else:
+                tables.remove(connection, [found.id], now)
         new = _new_cart(number, uid, caller.name, order, now)
         if not tables.add(connection, new, order.wishes, actor_of(caller)):
             # Somebody else was quicker; or it was us, and the commit's answer was lost.
@@ -220,6 +224,12 @@ class Carts:
     async def undigested(self, cart: Cart) -> int:
         """How many files still have no SHA-256."""
         return await self.store.read("count digests", partial(tables.count_undigested, number=cart.id))
+
+    async def require_digestible(self, cart: Cart) -> None:
+        """Raise `SourceChanged`, naming the first file that has no SHA-256 and will get none."""
+        found = await self.store.read("failed digests", partial(tables.undigestable, number=cart.id))
+        if found is not None:
+            raise SourceChanged(f"{found.path!r} has no digest: {found.error}")
 
     async def find_many(self, wanted: Filter) -> list[Cart]:
         """A page of carts; whose they are, `whose` has checked."""

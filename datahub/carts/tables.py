@@ -59,6 +59,8 @@ __all__ = [
     "oldest",
     "outline",
     "remove",
+    "replaced",
+    "set_aside",
     "touch",
     "unused",
     "wait_again",
@@ -67,6 +69,7 @@ __all__ = [
 
 KIND = "cart"
 FORGOTTEN = "FORGOTTEN"
+ASIDE = "/gone"
 
 cart = table(
     "cart",
@@ -289,6 +292,14 @@ def count_undigested(connection: Connection, number: str) -> int:
     return int(connection.execute(select(func.count()).where(*waiting, cart_file.c.error.is_(None))).scalar_one())
 
 
+def undigestable(connection: Connection, number: str) -> CartFile | None:
+    """The first staged file of a cart whose SHA-256 could not be had: its error says why."""
+    failed = (cart_file.c.cart == number, cart_file.c.status == STAGED, cart_file.c.sha256.is_(None))
+    wanted = select(cart_file).where(*failed, cart_file.c.error.isnot(None)).order_by(cart_file.c.number).limit(1)
+    row = connection.execute(wanted).one_or_none()
+    return None if row is None else _file(row)
+
+
 def failures(connection: Connection, number: str, limit: int) -> list[CartFile]:
     """The first files of a cart that could not be staged."""
     failed = (cart_file.c.cart == number, cart_file.c.status == FAILED)
@@ -321,6 +332,17 @@ def remove(connection: Connection, numbers: Sequence[str], now: int) -> None:
     connection.execute(delete(cart).where(cart.c.id.in_(numbers)))
     gone = [Happening(KIND, each.id, each.submitter, FORGOTTEN, each.status, before=each.size or 0) for each in rows]
     append(connection, gone, HUB, now)
+
+
+def set_aside(connection: Connection, number: str) -> None:
+    """Free the uid of a cart that is gone, for another one: it gets one that no caller can use."""
+    connection.execute(update(cart).where(cart.c.id == number).values(uid=number + ASIDE))
+
+
+def replaced(connection: Connection, numbers: Sequence[str]) -> list[str]:
+    """Those of ``numbers`` that another cart has the uid of."""
+    aside = (cart.c.id.in_(numbers), cart.c.uid == cart.c.id + ASIDE)
+    return list(connection.execute(select(cart.c.id).where(*aside)).scalars())
 
 
 def expired(connection: Connection, before: int, limit: int) -> list[str]:

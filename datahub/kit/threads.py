@@ -8,13 +8,15 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 
 from datahub.kit.aio import start
 
-__all__ = ["InlinePool", "Pool", "ReactorPool", "stoppable"]
+__all__ = ["InlinePool", "Pool", "ReactorPool", "outlasting", "stoppable", "taking"]
 
+log = Logger()
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -76,25 +78,62 @@ async def stoppable(pool: Pool, work: Callable[[Event], T]) -> T:
     So whoever sees `CancelledError` knows that nothing of the work goes on.
     """
     stop = Event()
+    return await outlasting(start(pool.run(work, stop)), stop.set)
+
+
+async def outlasting(working: Deferred[T], cancelled: Callable[[], None] = lambda: None) -> T:
+    """Wait until ``working`` has ended, also when cancelled: then ``cancelled`` is called, and `CancelledError` raised.
+
+    ``working`` itself is not cancelled: it is what a thread does.
+    """
     outcomes: list[Any] = []
     waiting: list[Deferred[None]] = []
+    left = False
 
     def hand_over(outcome: Any) -> None:
         outcomes.append(outcome)
         for each in waiting:
             each.callback(None)
 
-    start(pool.run(work, stop)).addBoth(hand_over)
+    working.addBoth(hand_over)
     while not outcomes:
         waiting[:] = [Deferred()]
         try:
             await waiting[0]
         except CancelledError:
             # He may be cancelled again, by somebody else, before the thread has noticed the first time.
-            stop.set()
-    if stop.is_set():
+            left = True
+            cancelled()
+    if left:
         raise CancelledError
     if isinstance(outcomes[0], Failure):
         outcomes[0].raiseException()
     result: T = outcomes[0]
     return result
+
+
+async def taking(pool: Pool, work: Callable[[], T], drop: Callable[[T], None]) -> T:
+    """Run ``work`` in ``pool``; if the caller is cancelled meanwhile, ``drop`` gets its result: open files, say.
+
+    Unlike with `outlasting`, he doesn't wait for the thread; ``drop`` is called in one, too.
+    """
+    left = False
+
+    def leave(_: Deferred[T]) -> None:
+        nonlocal left
+        left = True
+
+    outer: Deferred[T] = Deferred(leave)
+
+    def hand_over(outcome: T | Failure) -> None:
+        if not left:
+            outer.callback(outcome)
+        elif not isinstance(outcome, Failure):
+            start(pool.run(drop, outcome)).addErrback(_log_drop)
+
+    start(pool.run(work)).addBoth(hand_over)
+    return await outer
+
+
+def _log_drop(failure: Failure) -> None:
+    log.failure("what nobody waited for any more could not be let go of", failure=failure)

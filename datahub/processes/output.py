@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from datahub.kit.threads import Pool
+from datahub.kit.threads import Pool, taking
 from datahub.processes.runner import Written
 
 __all__ = ["Dropped", "Reader", "read_tail", "state_of"]
@@ -36,7 +37,7 @@ class Reader:
     async def read(self, offset: int, count: int = BLOCK) -> bytes:
         """At most ``count`` bytes from ``offset`` on, none where nothing is yet; raises `Dropped`."""
         if self._file < 0:
-            self._file = await self._pool.run(_open, self._path)
+            self._file = await taking(self._pool, partial(_open, self._path), _close)
             if self._file < 0:
                 return b""
         buffer = bytearray(min(count, BLOCK))
@@ -57,9 +58,13 @@ class Reader:
 
     def close(self) -> None:
         """Read no more."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        _close(self._file)
+        self._file = -1
+
+
+def _close(opened: int) -> None:
+    if opened >= 0:
+        os.close(opened)
 
 
 def _open(path: Path) -> int:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+from threading import Event
 
 import pytest
 import pytest_twisted
 
 from datahub.archive import Faulty
-from datahub.archive.pacifica import NoProducts, PacificaArchive, Patience, Standing
+from datahub.archive.pacifica import STEP, NoProducts, PacificaArchive, Patience, Standing
 from datahub.errors import FinalFault, PassingFault
+from datahub.kit.aio import sleep, start
 from datahub.kit.threads import ReactorPool
 from tests.fakes.pacifica import FakeArchive, found, sent
+from tests.waiting import until
 
 QUICK = Patience(connect=2.0, answer=1.0, stall=1.0)
 MTIME = 1_795_317_557_723_247_500
@@ -147,6 +150,42 @@ async def test_a_large_one(archive, fake, tmp_path):
     assert body == data
     assert digests == {"sha256": hashlib.sha256(data).hexdigest(), "sha1": hashlib.sha1(data).hexdigest()}
     assert sum(counted) == len(data)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "cancelled twice", "too long", "silent"])
+async def test_nobody_writes_behind_the_end(archive, fake, tmp_path, monkeypatch, how):
+    """However it ends: the file may be closed then, as no thread is at it any more."""
+    fake.answers = {"GET": sent(bytes(3 * STEP), 9 * STEP)}
+    fake.close = False
+    begun, go, written = Event(), Event(), []
+    size = 2 * STEP if how == "too long" else 9 * STEP
+
+    def slow(target: int, data: bytes, at: int) -> int:
+        begun.set()
+        go.wait(45)
+        written.append(at)
+        return len(data)
+
+    monkeypatch.setattr("datahub.archive.pacifica.os.pwrite", slow)
+    target = os.open(tmp_path / "copy", os.O_RDWR | os.O_CREAT)
+    ended: list[int] = []
+    fetching = start(archive.fetch("a", target, size, [], lambda _: None))
+    fetching.addErrback(lambda _: ended.append(len(written)))
+    await until(begun.is_set, "a thread writes")
+    for _ in range({"cancelled": 1, "cancelled twice": 2}.get(how, 0)):
+        fetching.cancel()
+    await sleep(1.5 if how == "silent" else 0.1, reactor_of(archive))
+    assert ended == []
+    go.set()
+    await until(lambda: ended, "the end is told")
+    count = len(written)
+    await sleep(0.05, reactor_of(archive))
+    assert ended == [count] == [len(written)]
+    os.close(target)
+
+
+def reactor_of(archive):
+    return archive._reactor
 
 
 async def test_nobody_there(archive, fake):

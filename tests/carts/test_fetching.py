@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
+from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import func, select
 
-from datahub.archive import Faulty
+from datahub.archive import Faulty, cache
 from datahub.archive.pacifica import Standing
+from datahub.carts import fetch_tables, tables
 from datahub.carts.model import Status
 from datahub.errors import FinalFault, PassingFault
 from tests.carts.test_routes import head, members
@@ -294,3 +298,77 @@ async def test_fair_turns(tmp_path):
     assert large is not None
     assert small + 20_000 < large
     far.end()
+
+
+@pytest.mark.parametrize("files", [{"b": "none"}, {"a": "a", "b": "none"}])
+async def test_killed_between_a_lost_file_and_the_end_of_its_cart(far, remote, files):
+    """A cart that is not partial never becomes ready without a file, though nothing of it waits any more."""
+    remote.files["a"] = b"1"
+    remote.faults["stage", "none"] = [PassingFault("away")]
+    await far.post("abc", files)
+    far.pass_time(3)
+    cart = far.cart("abc")
+    assert cart.status is Status.STAGING
+    lost = next(each for each in far.files("abc") if each.name == "none")
+    far.store.now(lambda c: fetch_tables.fail_users(c, cart.id, lost.holding, "gone for good"))
+    far.pass_time(600)
+    assert (far.cart("abc").status, "b: gone for good" in far.cart("abc").error) == (Status.ERROR, True)
+
+
+@pytest.mark.parametrize("swept", [False, True])
+async def test_dropped_while_it_is_fetched(far, remote, swept):
+    """The copy that comes too late is not kept: no row, no file, no room taken."""
+    remote.files |= {"a": b"1"}
+
+    async def late(*arguments: Any) -> Any:
+        assert (await far.client.ask("DELETE", "/abc")).status == 200
+        far.chore("carts that are gone")
+        if swept:
+            far.chore("dropped files")
+        return await Remote.fetch(remote, *arguments)
+
+    remote.fetch = late
+    await far.post("abc", {"a": "a"})
+    far.pass_time(5)
+    assert remote.count("fetch") == 1
+    far.chore("dropped files")
+    assert copies(far) == []
+    assert far.store.now(lambda c: c.execute(select(func.count()).select_from(cache.holding)).scalar()) == 0
+
+
+async def test_another_size_each_time(far, remote):
+    """An archive that can't make up its mind is asked some times, with pauses, and then given up."""
+    remote.files["a"] = b"1"
+    sizes = itertools.count(1)
+
+    async def unsure(name: str) -> Standing:
+        remote.asked.append(("look", name))
+        return Standing(next(sizes), 1_700_000_000 * 10**9, True)
+
+    remote.look = unsure
+    await far.post("abc", {"a": "a"})
+    far.pass_time(4)
+    assert far.cart("abc").status is Status.STAGING
+    far.pass_time(60)
+    assert far.cart("abc").status is Status.ERROR
+    assert "something else of it each time" in far.cart("abc").error
+    assert remote.count("look") <= 2 * 5
+
+
+async def test_made_anew_while_the_old_one_is_downloaded(far, remote):
+    """The download goes on with what it began with; then the old cart goes, record and copies."""
+    await make(far, remote, "abc", {"a": b"1" * 10})
+    old = far.cart("abc")
+    with far.parts.verbs.downloads.under_way(old, lambda: None):
+        assert (await far.client.ask("DELETE", "/abc")).status == 200
+        await make(far, remote, "abc", {"b": b"2"})
+        far.chore("carts that are gone")
+        far.chore("dropped files")
+        assert copies(far) == ["1", "2"]
+        kept = far.store.now(partial(tables.window, number=old.id, first=0, count=9))
+        assert [each.path for each in kept] == ["a"]
+    far.chore("carts that are gone")
+    far.chore("dropped files")
+    assert copies(far) == ["2"]
+    assert far.store.now(partial(tables.find, number=old.id)) is None
+    assert far.cart("abc").status is Status.READY

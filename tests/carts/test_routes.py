@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from twisted.web.client import ResponseFailed
 
 from datahub.carts.model import Status
+from datahub.kit.aio import start
 from tests.carts.yard import Yard
 
 FILES = {"1/2/3/foo.txt": b"foo\n", "1/2/3/bar.csv": b"bar,csv\n", "2/3/4/baz.ini": bytes(range(256)) * 1000}
@@ -212,8 +213,6 @@ def test_any_set_of_ranges_is_the_whole(tmp_path, data):
     import tempfile
     from pathlib import Path
 
-    from datahub.kit.aio import start
-
     with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
         yard = Yard(Path(folder))
         sizes = data.draw(
@@ -283,6 +282,27 @@ async def test_digests_that_are_not_there_yet(yard):
     assert reply.headers["retry-after"]
     yard.work()
     assert (await yard.client.ask("GET", "/carts/abc/manifest")).status == 200
+
+
+async def test_a_digest_that_can_not_be_had(yard):
+    """The manifest names the file rather than giving a line that nobody checks."""
+    yard.put("a", b"1")
+    yard.put("b", b"1")
+    await yard.post("abc", {"a": "a", "b": "b"})
+    yard.look("carts.stage")
+    yard.put("b", b"22")
+    yard.work()
+    reply = await yard.client.ask("GET", "/carts/abc/manifest")
+    assert (reply.status, reply.headers["x-datahub-error"]) == (409, "cart.changed")
+    assert "'b'" in reply.json["detail"]
+
+
+async def test_a_cart_that_names_a_folder(yard):
+    """It is told that a cart takes files, and how to name them."""
+    yard.put("guide/a", b"1")
+    await yard.post("abc", {"g": "guide"})
+    yard.work()
+    assert yard.cart("abc").error == "g: 'guide' is a folder, and a cart takes files: name each, as 'guide/a.txt'"
 
 
 @pytest.mark.parametrize("how", ["content", "mtime put back", "replaced", "gone", "a link", "shorter"])

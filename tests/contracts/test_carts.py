@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import pytest
 import pytest_twisted
 from sqlalchemy import Connection, insert
 
@@ -13,6 +14,7 @@ from datahub.archive import Facts, cache
 from datahub.carts import fetch_tables, tables
 from datahub.carts.model import FAILED, STAGED, CartFile, Filter, Status, Wish
 from datahub.carts.service import _new_cart
+from datahub.errors import Superseded
 from datahub.events import HUB
 from datahub.kit.aio import gather
 from datahub.store import Store
@@ -100,15 +102,19 @@ async def test_what_is_kept(store: Store) -> None:
         fetch_tables.release(connection, [jobs[0].holding.id], ME)
         assert [job.holding.name for job in claim(two, cache.NEW)] == ["a"]
         for job in jobs:
-            cache.change(connection, job.holding.id, state=cache.KNOWN, size=10, mtime_ns=5, owner="dead")
+            cache.change(connection, job.holding, ME, state=cache.KNOWN, size=10, mtime_ns=5, owner="dead")
         numbers, need = fetch_tables.known(connection, one)
         assert (len(numbers), need, fetch_tables.whole_size(connection, one)) == (2, 20, 20)
         cache.lock_space(connection)
         cache.reserve(connection, numbers)
         assert cache.taken(connection) == 20
-        assert len(claim(one, cache.RESERVED)) == 2, "a dead daemon's files are free"
+        reserved = claim(one, cache.RESERVED)
+        assert len(reserved) == 2, "a dead daemon's files are free"
         facts = Facts("/x", 1, 2, 10, 5, 7)
-        cache.change(connection, jobs[0].holding.id, state=cache.HELD, digests="{}", owner=None, **cache.told(facts))
+        kept_now: dict[str, Any] = {"state": cache.HELD, "digests": "{}", "owner": None, **cache.told(facts)}
+        cache.change(connection, reserved[0].holding, ME, **kept_now)
+        with pytest.raises(Superseded):
+            cache.change(connection, reserved[0].holding, ME, **kept_now)
         ((file, kept),) = fetch_tables.adoptable(connection, two, 5)
         assert (file.name, kept.facts) == ("a", facts)
         fetch_tables.fail_users(connection, one, jobs[1].holding.id, "no")

@@ -11,7 +11,7 @@ import pytest_twisted
 from twisted.internet.defer import CancelledError, Deferred
 
 from datahub.kit.aio import gather, sleep, start
-from datahub.kit.threads import InlinePool, ReactorPool, stoppable
+from datahub.kit.threads import InlinePool, ReactorPool, stoppable, taking
 from tests.waiting import until
 
 
@@ -162,3 +162,25 @@ def test_stoppable_inline():
     """With an inline pool it has ended before it could be stopped."""
     running: Deferred[str] = start(stoppable(InlinePool(), lambda _: "done"))
     assert running.result == "done"
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_taking_loses_nothing(pool, leaves):
+    """Who stays gets the result; that of one who has left is dropped, and he did not wait for it."""
+    go, dropped = Event(), []
+
+    def work() -> str:
+        go.wait(45)
+        return "opened"
+
+    running = start(taking(pool, work, dropped.append))
+    if leaves:
+        running.cancel()
+        with pytest.raises(CancelledError):
+            await running
+        go.set()
+        await until(lambda: dropped == ["opened"], "it is dropped")
+    else:
+        go.set()
+        assert await running == "opened"
+        assert dropped == []
