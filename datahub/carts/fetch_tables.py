@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, bindparam, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
 
 from datahub.archive import cache
 from datahub.archive.cache import KNOWN, Holding, holding
@@ -93,10 +93,16 @@ def whole_size(connection: Connection, number: str) -> int:
     return int(connection.execute(select(func.coalesce(func.sum(inner.c.size), 0))).scalar_one())
 
 
-def claim(connection: Connection, number: str, state: str, now: int, owner: str, count: int) -> list[Job]:
-    """Take files of a cart that are due in ``state``, for the daemon ``owner``; those of dead ones as well."""
-    alive = connection.execute(select(hub.c.owner)).scalars().all()
-    free = or_(holding.c.owner.is_(None), holding.c.owner.not_in(alive))
+def claim(
+    connection: Connection, number: str, state: str, now: int, owner: str, count: int, in_hand: Collection[int]
+) -> list[Job]:
+    """Take files of a cart that are due in ``state``, for the daemon ``owner``; those of dead ones as well.
+
+    So are its own, but for those ``in_hand``: it took them once, and could not say that it came to nothing.
+    """
+    alive = connection.execute(select(hub.c.owner).where(hub.c.owner != owner)).scalars().all()
+    unowned = or_(holding.c.owner.is_(None), holding.c.owner.not_in(alive))
+    free = and_(unowned, holding.c.id.not_in(in_hand))
     joined = cart_file.join(holding, holding.c.id == cart_file.c.holding)
     due = (cart_file.c.cart == number, _waiting, holding.c.state == state, holding.c.due <= now, free)
     wanted = select(holding).select_from(joined).where(*due).distinct().order_by(holding.c.id).limit(count)

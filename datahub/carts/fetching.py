@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 from sqlalchemy import Connection
+from twisted.internet.defer import DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
@@ -116,6 +117,8 @@ class Fetcher:
         self._clock = clock
         self._reactor = reactor
         self._owner = owner
+        self._claiming = DeferredLock()
+        self._in_hand: set[int] = set()
 
     async def prepare(self, item: Item, cart: Cart) -> Outcome:
         """Find out what is here already, and let helpers begin."""
@@ -182,19 +185,44 @@ class Fetcher:
         self, item: Item, cart: Cart, state: str, count: int, do: Callable[[Item, Cart, Job], Awaitable[None]]
     ) -> bool:
         """Take files that are due, and see to each; what goes wrong with one is its own."""
-        claim = partial(
-            fetch_tables.claim, number=cart.id, state=state, now=self._clock.now(), owner=self._owner, count=count
-        )
-        jobs = await self._store.run("claim files", claim)
-        left = [job.holding.id for job in jobs]
+        left: list[int] = []
         try:
+            jobs = await outlasting(start(self._claim(cart, state, count, left)))
             for job in jobs:
                 await self._one(item, cart, job, do)
                 left.remove(job.holding.id)
+                self._in_hand.discard(job.holding.id)
         finally:
             if left:
-                await self._store.run("release files", partial(fetch_tables.release, numbers=left, owner=self._owner))
+                await outlasting(start(self._release(left)))
         return bool(jobs)
+
+    async def _claim(self, cart: Cart, state: str, count: int, left: list[int]) -> list[Job]:
+        """Take files, one helper after the other: each has to know what the others have in hand."""
+        await self._claiming.acquire()
+        try:
+            taking_up = partial(
+                fetch_tables.claim,
+                number=cart.id,
+                state=state,
+                now=self._clock.now(),
+                owner=self._owner,
+                count=count,
+                in_hand=frozenset(self._in_hand),
+            )
+            jobs = await self._store.run("claim files", taking_up)
+            left += [job.holding.id for job in jobs]
+            self._in_hand.update(left)
+        finally:
+            self._claiming.release()
+        return jobs
+
+    async def _release(self, numbers: Sequence[int]) -> None:
+        try:
+            await self._store.run("release files", partial(fetch_tables.release, numbers=numbers, owner=self._owner))
+        finally:
+            # If the row could not be written, it says that they are ours: the next claim takes them for free.
+            self._in_hand.difference_update(numbers)
 
     async def _one(self, item: Item, cart: Cart, job: Job, do: Callable[[Item, Cart, Job], Awaitable[None]]) -> None:
         try:
@@ -371,6 +399,9 @@ class Fetcher:
             raise Superseded(f"cart {cart.uid} is not being staged any more")
         sizes = [each.size or 0 for each in taken if each.status == STAGED]
         tables.count_staged(connection, now, len(sizes), sum(sizes))
+        if sizes and now.failing_since is not None:
+            # It gets on: what fails from now on is told of anew.
+            tables.change(connection, now, self._clock.wall(), error=None, failing_since=None)
 
 
 def subjects(number: str, helpers: int) -> list[str]:

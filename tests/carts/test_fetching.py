@@ -15,7 +15,7 @@ from datahub.archive import Faulty, cache
 from datahub.archive.pacifica import Standing
 from datahub.carts import fetch_tables, tables
 from datahub.carts.model import Status
-from datahub.errors import FinalFault, PassingFault
+from datahub.errors import FinalFault, NoSpace, PassingFault
 from tests.carts.test_routes import head, members
 from tests.carts.yard import Yard
 
@@ -372,3 +372,23 @@ async def test_made_anew_while_the_old_one_is_downloaded(far, remote):
     assert copies(far) == ["2"]
     assert far.store.now(partial(tables.find, number=old.id)) is None
     assert far.cart("abc").status is Status.READY
+
+
+async def test_a_fault_that_is_over(far, remote):
+    """Once files are staged, the cart tells of no fault any more; what fails then is told of anew."""
+    remote.files |= {"a": b"1", "b": b"2"}
+    remote.faults["look", "a"] = [PassingFault("away"), PassingFault("away"), None]
+    remote.faults["fetch", "b"] = [PassingFault("busy")]
+    await far.post("abc", {"a": "a", "b": "b"})
+    far.store.away["keep staged files"] = NoSpace("full")
+    far.pass_time(30)
+    first = far.cart("abc").failing_since
+    assert first is not None
+    del far.store.away["keep staged files"]
+    remote.on_tape.add("b")
+    remote.faults.clear()
+    far.pass_time(300)
+    cart = far.cart("abc")
+    assert (cart.status, cart.staged_files) == (Status.STAGING, 1)
+    assert (cart.failing_since, cart.error) == (None, None)
+    assert (await far.client.ask("GET", "/carts/abc")).json["waiting_on"]["what"] == "archive"

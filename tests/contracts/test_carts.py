@@ -96,11 +96,18 @@ async def test_what_is_kept(store: Store) -> None:
             tables.begin(connection, [number], NOW)
         assert fetch_tables.waiting(connection, one) == {cache.NEW: (2, 0, 0)}
         claim = partial(fetch_tables.claim, connection, now=1, owner=ME, count=9)
-        jobs = claim(one, cache.NEW)
+        jobs = claim(one, cache.NEW, in_hand=())
         assert [job.holding.name for job in jobs] == ["a", "b"]
-        assert [job.holding.name for job in claim(two, cache.NEW)] == ["c"]
+        in_hand = {job.holding.id for job in jobs}
+        assert claim(one, cache.NEW, in_hand=in_hand) == []
+        again = claim(one, cache.NEW, in_hand=in_hand - {jobs[1].holding.id})
+        assert [job.holding.name for job in again] == ["b"], "it is its own, and it doesn't work at it"
+        assert claim(one, cache.NEW, in_hand=(), owner="another") == [], "a living daemon's are not free"
+        more = claim(two, cache.NEW, in_hand=in_hand)
+        assert [job.holding.name for job in more] == ["c"]
         fetch_tables.release(connection, [jobs[0].holding.id], ME)
-        assert [job.holding.name for job in claim(two, cache.NEW)] == ["a"]
+        in_hand = {jobs[1].holding.id, more[0].holding.id}
+        assert [job.holding.name for job in claim(two, cache.NEW, in_hand=in_hand)] == ["a"]
         for job in jobs:
             cache.change(connection, job.holding, ME, state=cache.KNOWN, size=10, mtime_ns=5, owner="dead")
         numbers, need = fetch_tables.known(connection, one)
@@ -108,7 +115,7 @@ async def test_what_is_kept(store: Store) -> None:
         cache.lock_space(connection)
         cache.reserve(connection, numbers)
         assert cache.taken(connection) == 20
-        reserved = claim(one, cache.RESERVED)
+        reserved = claim(one, cache.RESERVED, in_hand=())
         assert len(reserved) == 2, "a dead daemon's files are free"
         facts = Facts("/x", 1, 2, 10, 5, 7)
         kept_now: dict[str, Any] = {"state": cache.HELD, "digests": "{}", "owner": None, **cache.told(facts)}
