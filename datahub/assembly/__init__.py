@@ -13,7 +13,7 @@ from datahub.health.events import Summarise
 from datahub.health.routes import Check
 from datahub.kit.clock import HubClock
 from datahub.kit.services import Part
-from datahub.kit.threads import ReactorPool
+from datahub.kit.threads import Pool
 from datahub.store import Store
 from datahub.web.app import App
 from datahub.work.lane import Floor, Lane, Step
@@ -32,9 +32,9 @@ class House:
     reactor: Any
     clock: HubClock
     store: Store
-    disk: ReactorPool
+    disk: Pool
     """For what may take long: staging, digests, copies."""
-    serve: ReactorPool
+    serve: Pool
     """For what somebody waits for, piece by piece: it never stands behind the former."""
     reserve: Reserve
     feed: Feed

@@ -16,7 +16,7 @@ from datahub.assembly import PACIFICA, Capability, Chore, House, milliseconds
 from datahub.config import Config, MoverSection, TransfersSection
 from datahub.errors import StartError
 from datahub.kit.services import Part
-from datahub.kit.threads import ReactorPool
+from datahub.kit.threads import Pool
 from datahub.kit.tls import ClientPolicy
 from datahub.transfers.elsewhere import SharedProgress
 from datahub.transfers.endings import Endings
@@ -99,7 +99,7 @@ def build(house: House) -> Capability:
     )
 
 
-def _make_source(config: Config, disk: ReactorPool) -> Archive:
+def _make_source(config: Config, disk: Pool) -> Archive:
     """Where what is staged is read: the archive, or the folder of a stager that calls back."""
     staged = config.transfers.staged
     if config.transfers.calls_back and staged is not None:

@@ -14,7 +14,7 @@ import msgspec
 from datahub.archive import Facts, is_encodable
 from datahub.errors import InvalidRequest
 
-__all__ = ["HELD", "LENGTHS", "Cart", "CartFile", "Filter", "Order", "Status", "Wish", "check_uid", "read_order"]
+__all__ = ["HELD", "LENGTHS", "Cart", "CartFile", "Order", "Status", "Wish", "check_uid", "read_order"]
 
 LONGEST_UID: Final = 190
 LONGEST_PATH: Final = 4096
@@ -118,19 +118,6 @@ class CartFile:
     error: str | None
     holding: int | None
     facts: Facts | None
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which carts, how many, and in which order; ``behind`` is time and id of the last one seen."""
-
-    limit: int
-    newest_first: bool = True
-    submitter: str | None = None
-    statuses: tuple[Status, ...] = ()
-    since: int | None = None
-    until: int | None = None
-    behind: tuple[int, str] | None = None
 
 
 def check_uid(uid: str, reserved: Sequence[str]) -> None:

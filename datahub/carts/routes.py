@@ -9,16 +9,16 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from datahub.carts.giving import GUARDS, give_member, give_tar
-from datahub.carts.model import STAGED, Cart, CartFile, Filter, Status
+from datahub.carts.model import STAGED, Cart, CartFile, Status
 from datahub.carts.script import fetch_script
 from datahub.carts.service import Carts, NotReady
 from datahub.carts.tar import header, top_of
 from datahub.carts.view import CartView, view
-from datahub.errors import InvalidRequest, NotFound, Unavailable
+from datahub.errors import NotFound, Unavailable
 from datahub.events import Event
-from datahub.kit.times import parse_time
+from datahub.kit.filters import Filter
 from datahub.web.app import Answer, App, Call, Flow
-from datahub.web.lists import Cursor, ListQuery, Look, Page, page_of, parse_wait
+from datahub.web.lists import Cursor, ListQuery, Look, page_of, parse_wait, read_filter
 from datahub.web.live import Live
 from datahub.web.pipe import pour
 from datahub.web.request import HubRequest
@@ -84,20 +84,10 @@ class CartRoutes:
     @app.operation("GET", "/carts", scope="carts:read", takes=ListQuery, gives={200: CartViews})
     async def list_carts(self, call: Call, query: ListQuery) -> Answer:
         """List carts."""
-        page = Page.of(query)
-        wanted = Filter(
-            # One more tells whether there is a next page.
-            limit=page.limit + 1,
-            newest_first=page.newest_first,
-            submitter=self._carts.whose(call.caller, query.submitter),
-            statuses=_statuses(query.status),
-            since=parse_time("since", query.since),
-            until=parse_time("until", query.until),
-            behind=None if page.cursor is None else (page.cursor.time, page.cursor.id),
-        )
-        found = await self._carts.find_many(wanted)
-        items = [view(each, self._carts.rules.keep) for each in found[: page.limit]]
-        last = found[page.limit - 1] if len(found) > page.limit else None
+        submitter = self._carts.whose(call.caller, query.submitter)
+        found = await self._carts.find_many(read_filter(Filter, query, submitter, Status))
+        items = [view(each, self._carts.rules.keep) for each in found[: query.limit]]
+        last = found[query.limit - 1] if len(found) > query.limit else None
         return page_of(call, items, None if last is None else Cursor(last.time_created, last.id))
 
     @app.operation("POST", "/carts/<uid>", scope="carts:write", gives={201: Message}, bodies={"application/json": None})
@@ -252,11 +242,3 @@ def _origin(call: Call) -> str:
     """How the caller reached us."""
     scheme = "https" if call.request.secure else "http"
     return f"{scheme}://{call.header('host') or 'localhost'}"
-
-
-def _statuses(text: str) -> tuple[Status, ...]:
-    names = [name.strip().lower() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in list(Status)]
-    if unknown:
-        raise InvalidRequest(f"status {unknown[0][:40]!r} is none of {', '.join(Status)}", field="status")
-    return tuple(dict.fromkeys(Status(name) for name in names))

@@ -14,7 +14,7 @@ from datahub.auth.identity import Caller
 from datahub.carts import tables
 from datahub.carts.downloads import Downloads
 from datahub.carts.fetching import subjects
-from datahub.carts.model import Cart, CartFile, Filter, Order, Status, check_uid, read_order
+from datahub.carts.model import Cart, CartFile, Order, Status, check_uid, read_order
 from datahub.carts.pipeline import LANES, STAGE
 from datahub.carts.reading import Layouts
 from datahub.carts.tar import Layout
@@ -25,6 +25,7 @@ from datahub.events.summary import Summary, summarise
 from datahub.events.tables import Wanted
 from datahub.events.tables import find as find_events
 from datahub.events.watching import changes, until_final
+from datahub.kit.filters import Filter
 from datahub.kit.threads import Pool
 from datahub.web.body import json_object
 from datahub.web.sending import SourceChanged

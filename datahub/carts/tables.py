@@ -11,7 +11,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    ColumnElement,
     Connection,
     Index,
     Integer,
@@ -28,12 +27,14 @@ from sqlalchemy import (
 )
 
 from datahub.archive import Facts
-from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Filter, Status, Wish
+from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Status, Wish
 from datahub.errors import Superseded
 from datahub.events import HUB, Actor, Happening
 from datahub.events.tables import append
 from datahub.files import path_of_url, url_of_path
+from datahub.kit.filters import Filter
 from datahub.store.dialect import insert_if_absent
+from datahub.store.listing import Listing
 from datahub.store.schema import table
 
 __all__ = [
@@ -124,6 +125,7 @@ cart_file = table(
     Column("error", Text),
 )
 
+_list = Listing(cart, "time_created")
 _one = select(cart).where(cart.c.id == bindparam("number"))
 _by_uid = select(cart).where(cart.c.uid == bindparam("name"))
 _change = update(cart).where(cart.c.id == bindparam("number"), cart.c.status == bindparam("old"))
@@ -200,34 +202,7 @@ def find_by_uid(connection: Connection, uid: str, *, lock: bool = False) -> Cart
 
 def find_many(connection: Connection, wanted: Filter) -> list[Cart]:
     """The carts that ``wanted`` asks for, in its order."""
-    conditions: list[ColumnElement[bool]] = []
-    if wanted.submitter is not None:
-        conditions.append(cart.c.submitter == wanted.submitter)
-    if wanted.since is not None:
-        conditions.append(cart.c.time_created >= wanted.since)
-    if wanted.until is not None:
-        conditions.append(cart.c.time_created < wanted.until)
-    if wanted.behind is not None:
-        conditions.append(_behind(wanted.behind, wanted.newest_first))
-    if not wanted.statuses:
-        return _page(connection, wanted, conditions)
-    # One query a status: an index gives each in order, which it can't for several at once.
-    pages = [_page(connection, wanted, [*conditions, cart.c.status == each]) for each in wanted.statuses]
-    found = sorted((each for page in pages for each in page), key=lambda each: (each.time_created, each.id))
-    return (found[::-1] if wanted.newest_first else found)[: wanted.limit]
-
-
-def _page(connection: Connection, wanted: Filter, conditions: list[ColumnElement[bool]]) -> list[Cart]:
-    order = [column.desc() for column in ORDER] if wanted.newest_first else list(ORDER)
-    rows = connection.execute(select(cart).where(*conditions).order_by(*order).limit(wanted.limit))
-    return [_from_row(row) for row in rows]
-
-
-def _behind(last: tuple[int, str], newest_first: bool) -> ColumnElement[bool]:
-    time, number = last
-    if newest_first:
-        return or_(ORDER[0] < time, and_(ORDER[0] == time, ORDER[1] < number))
-    return or_(ORDER[0] > time, and_(ORDER[0] == time, ORDER[1] > number))
+    return [_from_row(row) for row in _list.find(connection, wanted)]
 
 
 def window(connection: Connection, number: str, first: int, count: int) -> list[CartFile]:

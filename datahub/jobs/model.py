@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Final
 import msgspec
 
 from datahub.errors import InvalidRequest
+from datahub.kit import filters
 from datahub.kit.sizes import parse_duration, parse_size
 from datahub.processes.runner import Ended, Written
 
@@ -138,17 +139,10 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Which jobs, how many, and in which order; ``behind`` is time and id of the last one seen."""
+class Filter(filters.Filter):
+    """Which jobs; ``name`` is one that its submitter gave."""
 
-    limit: int
-    newest_first: bool = True
-    submitter: str | None = None
     name: str | None = None
-    statuses: tuple[Status, ...] = ()
-    since: int | None = None
-    until: int | None = None
-    behind: tuple[int, str] | None = None
 
 
 def seconds_of(field: str, given: float | str | None, default: float, least: float) -> float:

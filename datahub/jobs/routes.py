@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Final, Literal
 
@@ -14,9 +15,8 @@ from datahub.jobs.model import Change, Creation, Filter, Status
 from datahub.jobs.output import Outputs, Source
 from datahub.jobs.service import Jobs, Seen
 from datahub.jobs.view import LOGS, View, view
-from datahub.kit.times import parse_time
 from datahub.web.app import Answer, App, Call, Flow
-from datahub.web.lists import Cursor, ListQuery, Look, Page, page_of, parse_wait
+from datahub.web.lists import Cursor, ListQuery, Look, page_of, parse_wait, read_filter
 from datahub.web.live import Live
 from datahub.web.pipe import pour
 from datahub.web.ranges import Span, Unsatisfiable, span
@@ -94,11 +94,11 @@ class JobRoutes:
     @app.operation("GET", "/jobs", scope="jobs:read", takes=JobQuery, gives={200: Views})
     async def list(self, call: Call, query: JobQuery) -> Answer:
         """List jobs; their logs are left out."""
-        page = Page.of(query)
         submitter = self._jobs.whose(call.caller, query.submitter)
-        found = await self._jobs.find_many(call.caller, _filter(query, submitter, page))
-        items = [view(each, b"", self._jobs.rules.keep) for each in found[: page.limit]]
-        last = found[page.limit - 1].job if len(found) > page.limit else None
+        wanted = replace(read_filter(Filter, query, submitter, Status), name=query.name or None)
+        found = await self._jobs.find_many(call.caller, wanted)
+        items = [view(each, b"", self._jobs.rules.keep) for each in found[: query.limit]]
+        last = found[query.limit - 1].job if len(found) > query.limit else None
         return page_of(call, items, None if last is None else Cursor(last.time_created, last.id))
 
     @app.operation("DELETE", "/jobs/<number>", scope="jobs:write", gives={204: None})
@@ -190,25 +190,3 @@ def _span(wanted: str | None, source: Source) -> Span | None:
     if part is not None and part.first < written.dropped:
         raise RangeNotSatisfiable(f"the output before byte {written.dropped} was dropped", size=written.total)
     return part
-
-
-def _filter(query: JobQuery, submitter: str | None, page: Page) -> Filter:
-    return Filter(
-        # One more tells whether there is a next page.
-        limit=page.limit + 1,
-        newest_first=page.newest_first,
-        submitter=submitter,
-        name=query.name or None,
-        statuses=_statuses(query.status),
-        since=parse_time("since", query.since),
-        until=parse_time("until", query.until),
-        behind=None if page.cursor is None else (page.cursor.time, page.cursor.id),
-    )
-
-
-def _statuses(text: str) -> tuple[Status, ...]:
-    names = [name.strip().lower() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in tuple(Status)]
-    if unknown:
-        raise InvalidRequest(f"status {unknown[0][:40]!r} is none of {', '.join(Status)}", field="status")
-    return tuple(dict.fromkeys(Status(name) for name in names))

@@ -11,18 +11,15 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    ColumnElement,
     Connection,
     Index,
     Integer,
     String,
     Text,
-    and_,
     bindparam,
     delete,
     func,
     literal_column,
-    or_,
     select,
     update,
 )
@@ -33,6 +30,7 @@ from datahub.events.tables import append
 from datahub.jobs.model import Filter, Job, Spec, Status
 from datahub.processes.runner import Written
 from datahub.store.dialect import insert_if_absent
+from datahub.store.listing import Listing
 from datahub.store.schema import LongText, table
 from datahub.work.tables import RUNNING, work
 
@@ -86,6 +84,7 @@ Index("job_submitter_status", job.c.submitter, job.c.status, *ORDER)
 Index("job_stopped", job.c.status, job.c.time_stopped)
 
 _short = [literal_column("NULL").label("spec") if each.name == "spec" else each for each in job.c]
+_list = Listing(job, "time_created", _short)
 _one = select(*_short).where(job.c.id == bindparam("number"))
 _spec = select(job.c.spec).where(job.c.id == bindparam("number"))
 _locked = _one.with_for_update()
@@ -115,37 +114,9 @@ def find(connection: Connection, number: str, *, lock: bool = False) -> Job | No
 
 
 def find_many(connection: Connection, wanted: Filter) -> list[Job]:
-    """The jobs that ``wanted`` asks for, in its order."""
-    conditions: list[ColumnElement[bool]] = []
-    if wanted.submitter is not None:
-        conditions.append(job.c.submitter == wanted.submitter)
-    if wanted.name is not None:
-        conditions.append(job.c.name == wanted.name)
-    if wanted.since is not None:
-        conditions.append(job.c.time_created >= wanted.since)
-    if wanted.until is not None:
-        conditions.append(job.c.time_created < wanted.until)
-    if wanted.behind is not None:
-        conditions.append(_behind(wanted.behind, wanted.newest_first))
-    if not wanted.statuses:
-        return _page(connection, wanted, conditions)
-    # One query a status: an index gives each in order, which it can't for several at once.
-    pages = [_page(connection, wanted, [*conditions, job.c.status == each]) for each in wanted.statuses]
-    found = sorted((each for page in pages for each in page), key=lambda each: (each.time_created, each.id))
-    return (found[::-1] if wanted.newest_first else found)[: wanted.limit]
-
-
-def _page(connection: Connection, wanted: Filter, conditions: list[ColumnElement[bool]]) -> list[Job]:
-    order = [column.desc() for column in ORDER] if wanted.newest_first else list(ORDER)
-    rows = connection.execute(select(*_short).where(*conditions).order_by(*order).limit(wanted.limit))
-    return [_from_row(row) for row in rows]
-
-
-def _behind(last: tuple[int, str], newest_first: bool) -> ColumnElement[bool]:
-    time, number = last
-    if newest_first:
-        return or_(ORDER[0] < time, and_(ORDER[0] == time, ORDER[1] < number))
-    return or_(ORDER[0] > time, and_(ORDER[0] == time, ORDER[1] > number))
+    """The jobs that ``wanted`` asks for, in its order, without their specs."""
+    named = [] if wanted.name is None else [job.c.name == wanted.name]
+    return [_from_row(row) for row in _list.find(connection, wanted, *named)]
 
 
 def queued(connection: Connection, lane: str, numbers: Sequence[str]) -> set[str]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 
 from datahub.errors import InvalidRequest
+from datahub.kit import filters
 from datahub.transfers.movers import Checksum, Delivery
 
 __all__ = [
@@ -108,17 +109,10 @@ class Transfer:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Which transfers, how many, and in which order; ``behind`` is time and id of the last one seen."""
+class Filter(filters.Filter):
+    """Which transfers: those to ``destination``, or those that are ``stuck``."""
 
-    limit: int
-    newest_first: bool = True
-    submitter: str | None = None
-    statuses: tuple[Status, ...] = ()
     destination: str | None = None
-    since: int | None = None
-    until: int | None = None
-    behind: tuple[int, str] | None = None
     stuck: bool = False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated, Any
 
 import msgspec
@@ -15,7 +16,17 @@ from datahub.transfers.reports import Reports, StagingReport
 from datahub.transfers.service import Seen, Transfers
 from datahub.transfers.view import FileView, View, view, view_file
 from datahub.web.app import Answer, App, Call
-from datahub.web.lists import LARGEST_PAGE, Cursor, ListQuery, Look, Page, page_of, parse_wait, read_cursor
+from datahub.web.lists import (
+    LARGEST_PAGE,
+    Cursor,
+    ListQuery,
+    Look,
+    page_of,
+    parse_wait,
+    read_cursor,
+    read_filter,
+    read_statuses,
+)
 from datahub.web.live import Live
 
 __all__ = ["TransferRoutes"]
@@ -139,11 +150,13 @@ class TransferRoutes:
     @app.operation("GET", "/transfers", scope="transfers:read", takes=TransferQuery, gives={200: Views})
     async def list(self, call: Call, query: TransferQuery) -> Answer:
         """List transfers."""
-        page = Page.of(query)
         submitter = self._transfers.whose(call.caller, query.submitter)
-        found = await self._transfers.find_many(call.caller, _filter(query, submitter, page))
-        items = [self._view(each) for each in found[: page.limit]]
-        last = found[page.limit - 1].transfer if len(found) > page.limit else None
+        wanted = replace(
+            read_filter(Filter, query, submitter, Status), destination=query.destination or None, stuck=query.stuck
+        )
+        found = await self._transfers.find_many(call.caller, wanted)
+        items = [self._view(each) for each in found[: query.limit]]
+        last = found[query.limit - 1].transfer if len(found) > query.limit else None
         return page_of(call, items, None if last is None else Cursor(last.time_submitted, last.id))
 
     @app.operation("GET", "/transfers/<number>", scope="transfers:read", takes=Look, gives={200: View})
@@ -211,32 +224,17 @@ class TransferRoutes:
                 f"say which transfers to {verb}: at least one of status, since, until, destination", field="status"
             )
         submitter = self._transfers.whose(call.caller, selection.submitter, reads=False)
-        wanted = _filter(selection, submitter, Page(LARGEST_PAGE, None, newest_first=False))
+        wanted = Filter(
+            limit=LARGEST_PAGE,
+            newest_first=False,
+            submitter=submitter,
+            statuses=read_statuses(selection.status, Status),
+            since=parse_time("since", selection.since),
+            until=parse_time("until", selection.until),
+            destination=selection.destination or None,
+        )
         result = await self._transfers.for_each(call.caller, wanted, verb, dry_run=selection.dry_run)
         return Selected(**result)
 
     def _view(self, seen: Seen) -> View:
         return view(seen, self._transfers.now(), self._transfers.rules.keep)
-
-
-def _filter(query: TransferQuery | Selection, submitter: str | None, page: Page) -> Filter:
-    return Filter(
-        # One more tells whether there is a next page.
-        limit=page.limit + 1,
-        newest_first=page.newest_first,
-        submitter=submitter,
-        statuses=_statuses(query.status),
-        destination=query.destination or None,
-        since=parse_time("since", query.since),
-        until=parse_time("until", query.until),
-        stuck=isinstance(query, TransferQuery) and query.stuck,
-        behind=None if page.cursor is None else (page.cursor.time, page.cursor.id),
-    )
-
-
-def _statuses(text: str) -> tuple[Status, ...]:
-    names = [name.strip().upper() for name in text.split(",") if name.strip()]
-    unknown = [name for name in names if name not in Status.__members__]
-    if unknown:
-        raise InvalidRequest(f"status {unknown[0][:40]!r} is none of {', '.join(Status)}", field="status")
-    return tuple(dict.fromkeys(Status(name) for name in names))

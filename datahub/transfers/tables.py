@@ -18,10 +18,8 @@ from sqlalchemy import (
     Integer,
     String,
     Text,
-    and_,
     bindparam,
     delete,
-    or_,
     select,
     update,
 )
@@ -31,6 +29,7 @@ from datahub.errors import Superseded
 from datahub.events import HUB, Actor, Happening
 from datahub.events.tables import append
 from datahub.store.dialect import insert_if_absent
+from datahub.store.listing import Listing
 from datahub.store.schema import table
 from datahub.transfers.model import FINAL, Filter, Place, Status, Transfer
 from datahub.transfers.movers import Delivery
@@ -116,6 +115,7 @@ for _name in ("check_at", "stuck_at"):
     _given = transfer.c[_name].isnot(None)
     Index(f"transfer_{_name}", transfer.c[_name], postgresql_where=_given, sqlite_where=_given)
 
+_list = Listing(transfer, "time_submitted")
 _one = select(transfer).where(transfer.c.id == bindparam("number"))
 _locked = _one.with_for_update()
 _places = select(work.c.subject, work.c.lane, work.c.state, work.c.due, work.c.attempt).where(
@@ -149,50 +149,12 @@ def find(connection: Connection, number: str, *, lock: bool = False) -> Transfer
 
 def find_many(connection: Connection, wanted: Filter) -> list[Transfer]:
     """The transfers that ``wanted`` asks for, in its order."""
-    # What is stuck is found by its own index, which is short; these hide the others from the database.
-    time, submitter, status = (
-        (transfer.c.time_submitted + 0, transfer.c.submitter + "", transfer.c.status + "")
-        if wanted.stuck
-        else (transfer.c.time_submitted, transfer.c.submitter, transfer.c.status)
-    )
-    order = (time, transfer.c.id)
     conditions: list[ColumnElement[bool]] = []
     if wanted.stuck:
         conditions.append(transfer.c.stuck_at.isnot(None))
-    if wanted.submitter is not None:
-        conditions.append(submitter == wanted.submitter)
     if wanted.destination is not None:
         conditions.append(transfer.c.destination_key == key_of(wanted.destination))
-    if wanted.since is not None:
-        conditions.append(time >= wanted.since)
-    if wanted.until is not None:
-        conditions.append(time < wanted.until)
-    if wanted.behind is not None:
-        conditions.append(_behind(order, wanted.behind, wanted.newest_first))
-    if not wanted.statuses:
-        return _page(connection, wanted, order, conditions)
-    # One query a status: an index gives each in order, which it can't for several at once.
-    pages = [_page(connection, wanted, order, [*conditions, status == each]) for each in wanted.statuses]
-    found = sorted((each for page in pages for each in page), key=lambda each: (each.time_submitted, each.id))
-    return (found[::-1] if wanted.newest_first else found)[: wanted.limit]
-
-
-Order = tuple[ColumnElement[int], ColumnElement[str]]
-
-
-def _page(
-    connection: Connection, wanted: Filter, order: Order, conditions: list[ColumnElement[bool]]
-) -> list[Transfer]:
-    columns = [column.desc() for column in order] if wanted.newest_first else list(order)
-    rows = connection.execute(select(transfer).where(*conditions).order_by(*columns).limit(wanted.limit))
-    return [_from_row(row) for row in rows]
-
-
-def _behind(order: Order, last: tuple[int, str], newest_first: bool) -> ColumnElement[bool]:
-    time, number = last
-    if newest_first:
-        return or_(order[0] < time, and_(order[0] == time, order[1] < number))
-    return or_(order[0] > time, and_(order[0] == time, order[1] > number))
+    return [_from_row(row) for row in _list.find(connection, wanted, *conditions, sorts=wanted.stuck)]
 
 
 def find_place(connection: Connection, lanes: Sequence[str], number: str) -> Place | None:

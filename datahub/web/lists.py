@@ -6,19 +6,33 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 
 from datahub.errors import InvalidRequest
+from datahub.kit.filters import Filter
 from datahub.kit.sizes import parse_duration
+from datahub.kit.times import parse_time
 from datahub.web.answer import Answer
 from datahub.web.app import Call
 
-__all__ = ["LONGEST_WAIT", "Cursor", "ListQuery", "Look", "Page", "page_of", "parse_wait", "read_cursor"]
+__all__ = [
+    "LARGEST_PAGE",
+    "LONGEST_WAIT",
+    "Cursor",
+    "ListQuery",
+    "Look",
+    "page_of",
+    "parse_wait",
+    "read_cursor",
+    "read_filter",
+    "read_statuses",
+]
 
+F = TypeVar("F", bound=Filter)
 LARGEST_PAGE = 1000
 LONGEST_WAIT = 300.0
 
@@ -42,26 +56,37 @@ class Look(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     watch: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
+class Cursor(NamedTuple):
     """The last row that was seen: the next page begins behind it."""
 
     time: int
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
-    """What a service is asked for: at most ``limit`` rows behind ``cursor``, the newest first or the oldest."""
+def read_filter(kind: type[F], query: ListQuery, submitter: str | None, known: type[StrEnum]) -> F:
+    """What a list is asked for, and one record more, which tells whether there is a next page.
 
-    limit: int
-    cursor: Cursor | None
-    newest_first: bool
+    ``known`` are the statuses there are. Raises `InvalidRequest`.
+    """
+    return kind(
+        limit=query.limit + 1,
+        newest_first=query.order == "new",
+        submitter=submitter,
+        statuses=read_statuses(query.status, known),
+        since=parse_time("since", query.since),
+        until=parse_time("until", query.until),
+        behind=read_cursor(query.after),
+    )
 
-    @classmethod
-    def of(cls, query: ListQuery) -> Page:
-        """Read the parameters; raises `InvalidRequest`."""
-        return cls(query.limit, read_cursor(query.after), query.order == "new")
+
+def read_statuses(text: str, known: type[StrEnum]) -> tuple[str, ...]:
+    """The statuses in a text such as ``error,ready``, in either case; raises `InvalidRequest`."""
+    names = {each.lower(): each for each in known}
+    wanted = [name.strip() for name in text.split(",") if name.strip()]
+    for each in wanted:
+        if each.lower() not in names:
+            raise InvalidRequest(f"status {each[:40]!r} is none of {', '.join(known)}", field="status")
+    return tuple(dict.fromkeys(names[each.lower()] for each in wanted))
 
 
 def page_of(call: Call, items: Sequence[Any], last: Cursor | None) -> Answer:

@@ -40,7 +40,7 @@ async def test_a_download_that_is_cut_off_while_files_are_opened(tmp_path, react
         closed.append(part)
 
     monkeypatch.setattr(FilePart, "close", close)
-    layout = await yard.parts.verbs.layout(cart, "abc")
+    layout = await yard.verbs.layout(cart, "abc")
     batches = Reading(cart, layout, 0, layout.length).batches(yard.store, pool)
     waiting = start(anext(batches))
     waiting.addErrback(lambda failure: failure.trap(CancelledError))
@@ -64,8 +64,8 @@ async def test_rows_that_go_while_they_are_told_of(yard, monkeypatch, what):
     await yard.make("abc", {"a": b"1", "b": b"2", "c": b"3"})
     monkeypatch.setattr("datahub.carts.routes.WINDOW", 2)
     assert b"abc/c" in (await yard.client.ask("GET", "/carts/abc/manifest")).body
-    cart, routes = yard.cart("abc"), yard.parts.routes
-    layout = await yard.parts.verbs.layout(cart, "abc")
+    cart, routes = yard.cart("abc"), yard.routes
+    layout = await yard.verbs.layout(cart, "abc")
     pieces = routes._manifest(cart, "abc") if what == "manifest" else routes._index(cart, layout, {"top": "abc"})
     told = [await anext(pieces)] if what == "manifest" else [await anext(pieces), await anext(pieces)]
     yard.store.now(partial(tables.forget_files, numbers=[cart.id]))

@@ -11,7 +11,7 @@ from tests.carts.yard import Yard
 async def test_a_download_keeps_what_it_reads(yard):
     """The cart is gone for everybody else; its files go when the download has ended and that was told."""
     await yard.make("abc", {"a": b"1"})
-    downloads, cart = yard.parts.verbs.downloads, yard.cart("abc")
+    downloads, cart = yard.verbs.downloads, yard.cart("abc")
     with downloads.under_way(cart, lambda: None):
         await downloads.begin(cart)
         assert (await yard.client.ask("DELETE", "/abc")).status == 200
@@ -39,7 +39,7 @@ async def test_downloads_wait_for_nothing_that_takes_long(yard):
 async def test_another_hubs_download(yard):
     """What another hub has told of holds for its lease, and no longer."""
     await yard.make("abc", {"a": b"1"})
-    start(yard.parts.verbs.downloads.begin(yard.cart("abc")))
+    start(yard.verbs.downloads.begin(yard.cart("abc")))
     await yard.client.ask("DELETE", "/abc")
     yard.clock.advance(60)
     yard.chore("carts that are gone")
@@ -57,7 +57,7 @@ async def test_downloads_are_broken_off(tmp_path):
         yard = Yard(folder, on_delete=how)
         await yard.make("abc", {"a": b"1"})
         told: list[str] = []
-        with yard.parts.verbs.downloads.under_way(yard.cart("abc"), partial(told.append, "broken")):
+        with yard.verbs.downloads.under_way(yard.cart("abc"), partial(told.append, "broken")):
             await yard.client.ask("DELETE", "/abc")
         assert told == expected
         yard.end()

@@ -359,7 +359,7 @@ async def test_made_anew_while_the_old_one_is_downloaded(far, remote):
     """The download goes on with what it began with; then the old cart goes, record and copies."""
     await make(far, remote, "abc", {"a": b"1" * 10})
     old = far.cart("abc")
-    with far.parts.verbs.downloads.under_way(old, lambda: None):
+    with far.verbs.downloads.under_way(old, lambda: None):
         assert (await far.client.ask("DELETE", "/abc")).status == 200
         await make(far, remote, "abc", {"b": b"2"})
         far.chore("carts that are gone")

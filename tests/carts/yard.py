@@ -7,19 +7,23 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from types import SimpleNamespace
+from typing import Any, ParamSpec, TypeVar, cast
 
 from sqlalchemy import func, select
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from datahub.archive.local import LocalArchive
-from datahub.carts import parts, tables
+from datahub.assembly import House, carts
+from datahub.carts import tables
 from datahub.carts.model import Cart, CartFile
 from datahub.carts.pipeline import LANES
+from datahub.carts.routes import CartRoutes
 from datahub.config import CartsSection
 from datahub.errors import NoSpace
 from datahub.events.feed import Feed
+from datahub.files.reserve import Reserve
 from datahub.kit.aio import start
 from datahub.kit.clock import HubClock
 from datahub.kit.threads import InlinePool
@@ -34,7 +38,6 @@ __all__ = ["ME", "START", "Yard", "section"]
 
 ME = "hub1:aa"
 START = 1_772_357_400_250
-RESERVED = ("carts", "health", "events", "jobs")
 
 
 def section(folder: Path, **keys: Any) -> CartsSection:
@@ -90,11 +93,23 @@ class Yard:
         self.feed = Feed(self.store, self.clock)
         chosen = source or LocalArchive(self.archive, pool)
         self.section = section(folder, **keys)
-        self.parts = parts.build(
-            self.section, floor, self.feed, pool, InlinePool(), chosen, self._admit, shared=False, reserved=RESERVED
+        config: Any = SimpleNamespace(carts=self.section, auth=SimpleNamespace(shared=()))
+        house = House(
+            config=config,
+            reactor=self.clock,
+            clock=self.hub_clock,
+            store=self.store,
+            disk=pool,
+            serve=InlinePool(),
+            reserve=cast(Reserve, SimpleNamespace(admit=self._admit)),
+            feed=self.feed,
+            floor=floor,
         )
-        self.lanes = {step.lane: Lane(step, floor) for step in self.parts.steps}
-        self.store.now(partial(parts.declare, section=self.section))
+        self.built = carts.build_on(house, chosen)
+        self.routes = cast(CartRoutes, self.built.app._instance)
+        self.verbs = self.routes._carts
+        self.lanes = {step.lane: Lane(step, floor) for step in self.built.steps}
+        self.store.now(partial(carts.declare, config=config))
         for lane in self.lanes.values():
             lane.open()
         self.client = self.at()
@@ -105,8 +120,8 @@ class Yard:
 
     def at(self, **more: Any) -> Client:
         """A client before the routes."""
-        site = make_site([self.parts.routes.app], limits=replace(LIMITS, body=100_000), clock=self.clock, **more)
-        root = Root([self.parts.routes.app], self.parts.cartd.app)
+        site = make_site([self.built.app], limits=replace(LIMITS, body=100_000), clock=self.clock, **more)
+        root = Root([self.built.app], self.built.rest)
         site.resource = root
         site.largest_body = max(site.largest_body, root.largest_body)
         return Client(site)
@@ -158,7 +173,7 @@ class Yard:
 
     def chore(self, name: str) -> None:
         """Do what is done again and again."""
-        (chore,) = [work for called, _, work in self.parts.chores if called == name]
+        (chore,) = [each.work for each in self.built.chores if each.name == name]
         done: list[Any] = []
         start(_awaited(chore)).addBoth(done.append)
         assert done == [None]

@@ -12,11 +12,12 @@ from sqlalchemy import Connection, insert
 
 from datahub.archive import Facts, cache
 from datahub.carts import fetch_tables, tables
-from datahub.carts.model import FAILED, STAGED, CartFile, Filter, Status, Wish
+from datahub.carts.model import FAILED, STAGED, CartFile, Status, Wish
 from datahub.carts.service import _new_cart
 from datahub.errors import Superseded
 from datahub.events import HUB
 from datahub.kit.aio import gather
+from datahub.kit.filters import Filter
 from datahub.store import Store
 from datahub.work.tables import hub
 from tests.stores import opened
