@@ -7,7 +7,7 @@ import signal
 import socket
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,12 +21,9 @@ from tests.whole.relay import Relay
 from tests.whole.site import Site
 
 
-@pytest.fixture(params=["foreground", "daemon"])
-def options(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[str]]:
-    """Give twistd's options for each way to start, and end what a daemon would leave."""
-    if request.param == "foreground":
-        yield list(FOREGROUND)
-        return
+@pytest.fixture
+def background(tmp_path: Path) -> Iterator[list[str]]:
+    """Give the options of a daemon that leaves the terminal, and end what it would leave."""
     run = tmp_path / "run"
     run.mkdir()
     yield [f"--rundir={run}", f"--pidfile={run}/pid"]
@@ -107,7 +104,8 @@ def broken_certificate(site: Site) -> Daemon:
     return daemon
 
 
-CASES: list[tuple[Callable[[Site], Daemon], list[str]]] = [
+Case = tuple[Callable[[Site], Daemon], list[str]]
+CASES: list[Case] = [
     (busy_port, ["the port is in use; choose another endpoint in [[listen]] or stop who holds it"]),
     (unwritable_state, ["can't be written (Not a directory): make it writable", "or name another in [hub] state"]),
     (read_only_state, ["the state folder /proc/datahub can't be written", "or name another in [hub] state"]),
@@ -122,11 +120,12 @@ CASES: list[tuple[Callable[[Site], Daemon], list[str]]] = [
     (absent_log_folder, ["/file/log", "see [log] directory"]),
     (broken_certificate, ["hub.pem must hold certificates in PEM form"]),
 ]
+NAMES = [arrange.__name__ for arrange, _ in CASES]
 
 
-@pytest.mark.parametrize(("arrange", "told"), CASES, ids=[arrange.__name__ for arrange, _ in CASES])
-def test_refusal(site: Site, options: list[str], arrange: Callable[[Site], Daemon], told: list[str]) -> None:
-    """The exit code is not 0, and the whole reason reaches the terminal, without a traceback or a password."""
+def refused(site: Site, case: Case, options: Sequence[str]) -> list[str]:
+    """Start a daemon that must refuse to: its lines on the terminal, without a traceback or a password."""
+    arrange, told = case
     daemon = arrange(site)
     daemon.spawn(options=options)
     try:
@@ -140,8 +139,20 @@ def test_refusal(site: Site, options: list[str], arrange: Callable[[Site], Daemo
         assert text in "\n".join(lines)
     assert "Traceback" not in daemon.stderr
     assert "secret" not in daemon.stderr
-    if options == list(FOREGROUND):
-        assert daemon.stderr.splitlines() == lines
+    return daemon.stderr.splitlines()
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
+def test_refusal(site: Site, case: Case) -> None:
+    """The exit code is not 0, and the whole reason, and nothing else, reaches the terminal."""
+    assert all(line.startswith("datahub: ") for line in refused(site, case, FOREGROUND))
+
+
+# One that is found before the terminal is left, and two that are found after.
+@pytest.mark.parametrize("name", ["wrong_configuration", "busy_port", "taken_database"])
+def test_refusal_in_the_background(site: Site, background: list[str], name: str) -> None:
+    """The terminal hears of it also from a daemon that has left it."""
+    assert refused(site, CASES[NAMES.index(name)], background)
 
 
 def test_daemon_starts_in_the_background(site: Site, tmp_path: Path) -> None:

@@ -83,21 +83,23 @@ def test_a_stager_that_is_away_holds_no_slot(staging: Staging) -> None:
     site.check_settled()
 
 
-@pytest.mark.parametrize("success", ["False", "false", "0", "no", ""])
-def test_a_failure_is_a_failure(staging: Staging, success: str) -> None:
+def test_a_failure_is_a_failure(staging: Staging) -> None:
     """Defect 1: ``success=False`` is text, and not true for that; the transfer ends with the stager's words."""
     site, daemon = staging.site, staging.hub()
     staging.start("mute")
     daemon.start()
-    job = site.submit(daemon, FILE)
-    fields = staging.report_of(parked(staging, daemon, job), success=success, msg="Error copying\n product", path="")
-    assert said(daemon, fields) == TAKEN
-    seen = daemon.status(job)
-    assert (seen["status"], seen["detailed_status"]) == ("ERROR", "the stager failed: Error copying product")
-    assert seen["time_error"]
-    assert said(daemon, fields) == TAKEN
-    assert said(daemon, {**fields, "success": "True"}) == REFUSED
-    assert daemon.status(job) == seen
+    for success in ("False", "false", "0", "no", ""):
+        job = site.submit(daemon, FILE)
+        fields = staging.report_of(
+            parked(staging, daemon, job), success=success, msg="Error copying\n product", path=""
+        )
+        assert said(daemon, fields) == TAKEN
+        seen = daemon.status(job)
+        assert (seen["status"], seen["detailed_status"]) == ("ERROR", "the stager failed: Error copying product")
+        assert seen["time_error"]
+        assert said(daemon, fields) == TAKEN
+        assert said(daemon, {**fields, "success": "True"}) == REFUSED
+        assert daemon.status(job) == seen
     check_slot_is_free(staging, daemon)
 
 
@@ -271,19 +273,20 @@ def test_a_refusal_is_final(staging: Staging, manner: str, reason: str) -> None:
     check_slot_is_free(staging, daemon)
 
 
-@pytest.mark.parametrize("manner", ["page", "drip", "flood"])
-def test_the_answers_body_decides_nothing(staging: Staging, manner: str) -> None:
+def test_the_answers_body_decides_nothing(staging: Staging) -> None:
     """A page, an endless or a huge body: its status was 200, the report counts, and it costs no memory."""
     site, daemon = staging.site, staging.hub()
-    staging.start(manner)
+    staging.start("page")
     daemon.start()
-    job = site.submit(daemon, FILE)
-    fields = staging.report_of(staging.asked(job))
-    if manner != "drip":  # which takes its time
-        until(lambda: "taken the request" in daemon.status(job).get("stager_status", ""), "an answer")
-        assert len(daemon.status(job)["stager_status"]) < 400
-    assert said(daemon, fields) == TAKEN
-    site.check_success(daemon.await_final([job]))
+    for manner in ("page", "flood", "drip"):
+        staging.behave(manner)
+        job = site.submit(daemon, FILE)
+        fields = staging.report_of(staging.asked(job))
+        if manner != "drip":  # which takes its time
+            until(lambda job=job: "taken the request" in daemon.status(job).get("stager_status", ""), "an answer")
+            assert len(daemon.status(job)["stager_status"]) < 400
+        assert said(daemon, fields) == TAKEN
+        site.check_success(daemon.await_final([job]))
 
 
 def test_a_hanging_stager_can_be_cancelled(staging: Staging) -> None:
