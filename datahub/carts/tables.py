@@ -340,13 +340,7 @@ def touch(connection: Connection, numbers: Sequence[str], now: int, busy_until: 
 
 def oldest(connection: Connection) -> dict[str, int]:
     """When the oldest cart of each status that something is done for was asked for."""
-    found = {}
-    for status in (Status.WAITING, Status.STAGING, Status.BUNDLING):
-        first = select(cart.c.time_created).where(cart.c.status == status).order_by(*ORDER).limit(1)
-        time = connection.execute(first).scalar()
-        if time is not None:
-            found[str(status)] = time
-    return found
+    return _list.oldest(connection, (Status.WAITING, Status.STAGING, Status.BUNDLING))
 
 
 def begin(connection: Connection, numbers: Iterable[str], now: int) -> dict[str, Cart]:

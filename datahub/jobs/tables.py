@@ -155,14 +155,7 @@ def find_spec(connection: Connection, number: str) -> Spec | None:
 
 def oldest(connection: Connection) -> dict[str, int]:
     """When the oldest job of each status that is not final was created."""
-    found = {}
-    for status in Status:
-        if not status.final:
-            first = select(job.c.time_created).where(job.c.status == status).order_by(*ORDER).limit(1)
-            time = connection.execute(first).scalar()
-            if time is not None:
-                found[str(status)] = time
-    return found
+    return _list.oldest(connection, (status for status in Status if not status.final))
 
 
 def expired(connection: Connection, stopped_before: int, created_before: int, limit: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -51,6 +51,17 @@ class Listing:
         pages = [self._page(connection, wanted, order, [*found, status == each]) for each in wanted.statuses]
         rows = sorted((row for page in pages for row in page), key=attrgetter(self._time, "id"))
         return (rows[::-1] if wanted.newest_first else rows)[: wanted.limit]
+
+    def oldest(self, connection: Connection, statuses: Iterable[str]) -> dict[str, int]:
+        """When the oldest record of each of ``statuses`` was made, if there is one."""
+        columns, found = self._table.c, {}
+        time = columns[self._time]
+        for status in statuses:
+            first = select(time).where(columns.status == status).order_by(time, columns.id).limit(1)
+            made = connection.execute(first).scalar()
+            if made is not None:
+                found[str(status)] = made
+        return found
 
     def _page(
         self, connection: Connection, wanted: Filter, order: Order, conditions: Sequence[ColumnElement[bool]]

@@ -198,14 +198,7 @@ def lately_delivered(connection: Connection, destination: str | None, limit: int
 
 def oldest(connection: Connection) -> dict[str, int]:
     """When the oldest transfer of each status that is not final was submitted."""
-    found = {}
-    for status in Status:
-        if not status.final:
-            first = select(transfer.c.time_submitted).where(transfer.c.status == status).order_by(*ORDER).limit(1)
-            time = connection.execute(first).scalar()
-            if time is not None:
-                found[str(status)] = time
-    return found
+    return _list.oldest(connection, (status for status in Status if not status.final))
 
 
 def expired(connection: Connection, before: int, limit: int) -> list[str]:

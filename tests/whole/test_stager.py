@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ def parked(staging: Staging, daemon: Daemon, job: str) -> dict[str, str]:
     asked = staging.asked(job)
     until(lambda: staging.site.rows(f"SELECT id FROM work WHERE subject = '{job}' AND state = 'parked'"), "parked")
     return asked
+
+
+def heard(daemon: Daemon, job: str) -> bool:
+    """Whether the stager's answer to the request has come."""
+    return "taken the request" in daemon.status(job).get("stager_status", "")
 
 
 def check_slot_is_free(staging: Staging, daemon: Daemon) -> None:
@@ -283,7 +289,7 @@ def test_the_answers_body_decides_nothing(staging: Staging) -> None:
         job = site.submit(daemon, FILE)
         fields = staging.report_of(staging.asked(job))
         if manner != "drip":  # which takes its time
-            until(lambda job=job: "taken the request" in daemon.status(job).get("stager_status", ""), "an answer")
+            until(partial(heard, daemon, job), "an answer")
             assert len(daemon.status(job)["stager_status"]) < 400
         assert said(daemon, fields) == TAKEN
         site.check_success(daemon.await_final([job]))
