@@ -141,6 +141,7 @@ async def test_the_schema_is_what_the_tables_say(store: Store, database_url: str
     import datahub.carts.tables
     import datahub.jobs.tables
     import datahub.messages.tables
+    import datahub.transfers.file_tables
     import datahub.transfers.flights
     import datahub.transfers.tables  # noqa: F401 - all register their tables
 
