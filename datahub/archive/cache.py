@@ -60,6 +60,7 @@ holding = table(
     Column("error", Text),
     Column("attempts", Integer, nullable=False),
     Column("failing_since", BigInteger),
+    Column("staging_since", BigInteger),
     Column("due", BigInteger, nullable=False),
     Column("owner", String(190)),
 )
@@ -70,7 +71,11 @@ Index("holding_state", holding.c.state)
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """One row; ``due`` says when it is to be seen to again (ms), ``owner`` which daemon sees to it now."""
+    """One row; ``due`` says when it is to be seen to again (ms), ``owner`` which daemon sees to it now.
+
+    ``attempts`` counts what came and can't be right. Faults have lasted since ``failing_since``; the archive has been
+    getting the file from its tape since ``staging_since``.
+    """
 
     id: int
     name: str
@@ -82,6 +87,7 @@ class Holding:
     digests: dict[str, str]
     attempts: int
     failing_since: int | None
+    staging_since: int | None
     due: int
     owner: str | None
 
@@ -104,6 +110,7 @@ class Holding:
             digests,
             row.attempts,
             row.failing_since,
+            row.staging_since,
             row.due,
             row.owner,
         )

@@ -35,7 +35,7 @@ pool_factory: Any = HTTPConnectionPool._factory  # noqa: SLF001 - there is no pu
 
 STEP: Final = 1024 * 1024
 SHOWN: Final = 200
-AWAY: Final = (408, 425, 429, 502, 503, 504)
+LATER: Final = (408, 425, 429)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +197,10 @@ def _judge(code: int, name: str, body: bytes) -> None:
         return
     if code in (404, 410):
         raise FinalFault(f"{name!r} is not in the archive")
-    if code in AWAY:
-        raise PassingFault(f"the archive answered {code} for {name!r}")
     if b"No such file" in body or b"FileNotFoundError" in body:
         raise FinalFault(f"{name!r} is not in the archive")
+    if code in LATER or code >= 500:
+        raise PassingFault(f"the archive answered {code} for {name!r}")
     # What it says in its body is a traceback of its own, which is nobody else's.
     raise Faulty(f"the archive answered {code} for {name!r}")
 

@@ -15,6 +15,7 @@ from datahub.carts.tables import cart, cart_file
 from datahub.work.tables import hub
 
 __all__ = [
+    "Group",
     "Job",
     "adoptable",
     "bind",
@@ -44,6 +45,20 @@ class Job:
     paths: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Files of a cart that are in one state: how many, when the first is due, the longest faults and waits for tapes.
+
+    ``error`` is one of their faults.
+    """
+
+    count: int
+    due: int
+    failing_since: int | None = None
+    staging_since: int | None = None
+    error: str | None = None
+
+
 def bind(connection: Connection, number: str, files: Sequence[CartFile]) -> None:
     """Make a cart a user of the archive files it names."""
     for each in files:
@@ -63,18 +78,19 @@ def unbind(connection: Connection, numbers: Sequence[str]) -> None:
     connection.execute(update(cart_file).where(cart_file.c.cart.in_(numbers)).values(holding=None))
 
 
-def waiting(connection: Connection, number: str) -> dict[str, tuple[int, int, int]]:
-    """The files of a cart that are not staged yet: by the state of what is kept, how many, bytes, when due."""
+def waiting(connection: Connection, number: str) -> dict[str, Group]:
+    """The files of a cart that are not staged yet, by the state of what is kept of them."""
     columns = (
         holding.c.state,
         func.count(),
-        func.coalesce(func.sum(holding.c.size), 0),
         func.min(holding.c.due),
+        func.min(holding.c.failing_since),
+        func.min(holding.c.staging_since),
+        func.min(holding.c.error),
     )
     joined = cart_file.join(holding, holding.c.id == cart_file.c.holding)
     wanted = select(*columns).select_from(joined).where(cart_file.c.cart == number, _waiting)
-    rows = connection.execute(wanted.group_by(holding.c.state))
-    return {state: (int(count), int(size), int(due)) for state, count, size, due in rows}
+    return {state: Group(*rest) for state, *rest in connection.execute(wanted.group_by(holding.c.state))}
 
 
 def known(connection: Connection, number: str) -> tuple[list[int], int]:

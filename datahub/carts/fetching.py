@@ -21,9 +21,9 @@ from twisted.logger import Logger
 
 from datahub.archive import Faulty, cache
 from datahub.archive.cache import HELD, KNOWN, NEW, RESERVED, Cache, Holding
-from datahub.carts import fetch_tables, tables
+from datahub.carts import fetch_tables, tables, waits
 from datahub.carts.downloads import Downloads
-from datahub.carts.fetch_tables import Job
+from datahub.carts.fetch_tables import Group, Job
 from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Status
 from datahub.carts.reading import open_file
 from datahub.errors import DatahubError, FinalFault, PassingFault, Superseded
@@ -46,13 +46,15 @@ AT_ONCE: Final = 20
 SLICE: Final = 2_000
 """Milliseconds that a helper works before it queues again."""
 TRIES: Final = 5
-"""How often an archive may answer what can't be right, for one file."""
+"""How often what an archive sends of one file may be wrong; an archive that is away has ``retry_for``."""
 FIRST_PAUSE: Final = 1_000
 LONGEST_PAUSE: Final = 5 * 60_000
 NO_ROOM: Final = 5_000
 BREATH: Final = 0.1
 """Seconds between two looks whether others are done."""
 ADOPTED: Final = 200
+CALM: Final[Mapping[str, None]] = {"failing_since": None, "error": None}
+"""The columns of a file that no fault lasts of: the next one is the first."""
 
 
 class Standing(Protocol):
@@ -150,41 +152,62 @@ class Fetcher:
         if cart.status.settled or (cart.status is Status.BUNDLING and not main):
             return Done()
         until = self._clock.now() + SLICE
+        worked = True
         while True:
             found = await self._store.read("what a cart waits for", partial(fetch_tables.waiting, number=cart.id))
             if not found:
                 return await finish(item, cart) if main else Done()
-            if not await self._do_some(item, cart, found):
+            if worked and self._clock.now() >= until:
+                return Next(FETCH, partial(self._tell, cart, found, None))
+            worked = await self._do_some(item, cart, found, until)
+            if not worked:
                 if not self._others_work(found) or self._clock.now() >= until:
-                    return self._later(found)
+                    return self._later(cart, found)
                 await sleep(BREATH, self._reactor)
-            if self._clock.now() >= until:
-                return Next(FETCH)
 
-    def _others_work(self, found: Mapping[str, tuple[int, int, int]]) -> bool:
+    def _others_work(self, found: Mapping[str, Group]) -> bool:
         """Whether something is due that was not to be had: somebody else sees to it."""
-        return any(state in (NEW, RESERVED) and each[2] <= self._clock.now() for state, each in found.items())
+        return any(state in (NEW, RESERVED) and each.due <= self._clock.now() for state, each in found.items())
 
-    def _later(self, found: Mapping[str, tuple[int, int, int]]) -> Outcome:
-        due = [each[2] for state, each in found.items() if state in (NEW, RESERVED)]
+    def _later(self, cart: Cart, found: Mapping[str, Group]) -> Outcome:
+        due = [each.due for state, each in found.items() if state in (NEW, RESERVED)]
         pause = max(FIRST_PAUSE, min(due) - self._clock.now()) if due else NO_ROOM
-        return Retry(min(pause, LONGEST_PAUSE))
+        pause = min(pause, LONGEST_PAUSE)
+        return Retry(pause, partial(self._tell, cart, found, pause))
 
-    async def _do_some(self, item: Item, cart: Cart, found: Mapping[str, tuple[int, int, int]]) -> bool:
+    def _tell(self, cart: Cart, found: Mapping[str, Group], pause: int | None, connection: Connection) -> None:
+        """Let the record say what the cart waits for."""
+        kept = tables.find(connection, cart.id, lock=True)
+        if kept is None or kept.status.settled:
+            return
+        now, ahead = self._clock.wall(), self._clock.now() - self._clock.wall()
+        next_at = None if pause is None else now + pause
+        before = waits.read(kept.waiting) or waits.Wait(waits.ARCHIVE, kept.time_staging or now)
+        wait = waits.wait_of(found, before, now, next_at, lambda time: time - ahead)
+        if wait.written() != kept.waiting:
+            tables.change(connection, kept, now, waiting=wait.written(), error=wait.reason)
+
+    async def _do_some(self, item: Item, cart: Cart, found: Mapping[str, Group], until: int) -> bool:
         if HELD in found:
             return await self._adopt(item, cart)
         if NEW in found:
             # So many that the other helpers have their part.
-            share = max(1, min(AT_ONCE, found[NEW][0] // self._limits.concurrent))
-            return await self._each(item, cart, NEW, share, self._ask)
+            share = max(1, min(AT_ONCE, found[NEW].count // self._limits.concurrent))
+            return await self._each(item, cart, NEW, share, self._ask, until)
         if KNOWN in found:
             return await self._reserve(item, cart)
-        return await self._each(item, cart, RESERVED, 1, self._fetch)
+        return await self._each(item, cart, RESERVED, 1, self._fetch, until)
 
     async def _each(
-        self, item: Item, cart: Cart, state: str, count: int, do: Callable[[Item, Cart, Job], Awaitable[None]]
+        self,
+        item: Item,
+        cart: Cart,
+        state: str,
+        count: int,
+        do: Callable[[Item, Cart, Job], Awaitable[None]],
+        until: int,
     ) -> bool:
-        """Take files that are due, and see to each; what goes wrong with one is its own."""
+        """Take files that are due, and see to each until it is time; what goes wrong with one is its own."""
         left: list[int] = []
         try:
             jobs = await outlasting(start(self._claim(cart, state, count, left)))
@@ -192,6 +215,8 @@ class Fetcher:
                 await self._one(item, cart, job, do)
                 left.remove(job.holding.id)
                 self._in_hand.discard(job.holding.id)
+                if self._clock.now() >= until:
+                    break
         finally:
             if left:
                 await outlasting(start(self._release(left)))
@@ -249,8 +274,7 @@ class Fetcher:
             "due": 0,
         }
         # Its tries are counted on: else an archive that says something else each time were asked for ever.
-        calm: dict[str, Any] = {"failing_since": None, "error": None}
-        await self._store.run("keep a size", self._change(job.holding, **known, **calm))
+        await self._store.run("keep a size", self._change(job.holding, **known, **CALM))
 
     async def _reserve(self, item: Item, cart: Cart) -> bool:
         try:
@@ -314,7 +338,7 @@ class Fetcher:
             raise
         await self._pool.run(_close, opened)
         told: dict[str, Any] = {**cache.told(facts), "digests": msgspec.json.encode(digests).decode()}
-        done: dict[str, Any] = {"state": HELD, "owner": None, "error": None, "attempts": 0, "failing_since": None}
+        done: dict[str, Any] = {"state": HELD, "owner": None, "attempts": 0, "staging_since": None, **CALM}
         try:
             await self._store.run("keep a file", self._change(kept, **told, **done))
         except Superseded:
@@ -339,42 +363,43 @@ class Fetcher:
                 raise Faulty(f"File hash does not match provided hash: its {kind} is {digests[kind]}")
 
     async def _wait_for_tape(self, cart: Cart, job: Job) -> None:
-        now = self._clock.now()
-        began = job.holding.failing_since or now
+        now, began = self._clock.now(), job.holding.staging_since
+        if began is None:
+            # Asked for again: it may have gone back to its tape while there was no room here.
+            await self._archive.stage(job.holding.name)
+            began = now
         if now - began > self._limits.staging_timeout:
             raise FinalFault(
                 f"the archive has not staged it within {format_duration(self._limits.staging_timeout / 1000)}"
             )
         pause = min(LONGEST_PAUSE, max(FIRST_PAUSE, (now - began) // 2))
-        later: dict[str, Any] = {"owner": None, "due": now + pause, "failing_since": began}
+        later: dict[str, Any] = {"owner": None, "due": now + pause, "staging_since": began, **CALM}
         await self._store.run("wait for tape", self._change(job.holding, **later))
 
     async def _failed(self, cart: Cart, job: Job, error: Exception) -> None:
-        """Put a file off, or tell the cart that it can't be had."""
+        """Put a file off, or tell the cart that it can't be had.
+
+        What came and was wrong may be so `TRIES` times; an archive that is away may be so for ``retry_for``.
+        """
         kept, now, reason = job.holding, self._clock.now(), one_line(error)
-        attempts, since = kept.attempts + 1, kept.failing_since or now
-        final = isinstance(error, FinalFault) or (isinstance(error, Faulty) and attempts >= TRIES)
-        if now - since > self._limits.retry_for:
-            final, reason = True, f"given up after {attempts} tries: {reason}"
+        since, wrong = kept.failing_since or now, isinstance(error, Faulty)
+        attempts, lasted = kept.attempts + wrong, now - since
+        final = isinstance(error, FinalFault) or attempts >= TRIES
+        if not final and lasted > self._limits.retry_for:
+            final, reason = True, f"given up after {format_duration(lasted / 1000)}: {reason}"
         if not final:
-            pause = _pause_after(attempts)
+            pause = _pause_after(attempts) if wrong else min(LONGEST_PAUSE, max(FIRST_PAUSE, lasted))
             later = {"owner": None, "due": now + pause, "attempts": attempts, "failing_since": since, "error": reason}
             log.info("{name} is tried again: {reason}", name=kept.name, reason=reason)
             await self._store.run("try a file again", self._change(kept, **later))
-            await self._store.run("tell a cart", partial(self._tell, cart, reason))
             return
         await self._store.run("give a file up", partial(self._give_up, cart, job, reason))
         if not cart.partial:
             raise CartFails(f"{job.paths[0]}: {reason}")
 
-    def _tell(self, cart: Cart, reason: str, connection: Connection) -> None:
-        now = tables.find(connection, cart.id, lock=True)
-        if now is not None and not now.status.settled:
-            since = now.failing_since or self._clock.wall()
-            tables.change(connection, now, self._clock.wall(), error=reason, failing_since=since)
-
     def _give_up(self, cart: Cart, job: Job, reason: str, connection: Connection) -> None:
-        cache.change(connection, job.holding, self._owner, owner=None, attempts=0, failing_since=None, due=0)
+        afresh: dict[str, Any] = {"owner": None, "due": 0, "attempts": 0, "staging_since": None, **CALM}
+        cache.change(connection, job.holding, self._owner, **afresh)
         fetch_tables.fail_users(connection, cart.id, job.holding.id, reason)
 
     async def _adopt(self, item: Item, cart: Cart) -> bool:
@@ -401,7 +426,7 @@ class Fetcher:
         tables.count_staged(connection, now, len(sizes), sum(sizes))
         if sizes and now.failing_since is not None:
             # It gets on: what fails from now on is told of anew.
-            tables.change(connection, now, self._clock.wall(), error=None, failing_since=None)
+            tables.change(connection, now, self._clock.wall(), **tables.CALM)
 
 
 def subjects(number: str, helpers: int) -> list[str]:

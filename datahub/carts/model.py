@@ -90,6 +90,9 @@ class Cart:
     actor: str | None
     attempts: int
     failing_since: int | None
+    """Since when the cart itself has met faults: each of its files has a clock of its own."""
+    waiting: str | None
+    """What it waits for, as `datahub.carts.waits` writes it."""
     time_created: int
     time_staging: int | None
     time_ready: int | None

@@ -18,7 +18,8 @@ from datahub.carts import tables
 from datahub.carts.fetching import FETCH, Fetcher, one_line
 from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Status
 from datahub.carts.reading import open_file, require_unchanged
-from datahub.errors import DatahubError, FinalFault, InvalidRequest, PassingFault
+from datahub.carts.waits import RETRY, Wait
+from datahub.errors import DatahubError, FinalFault, InvalidRequest, NoSpace, PassingFault, Unavailable
 from datahub.files import check, digest_of, held
 from datahub.kit.clock import HubClock, rfc3339
 from datahub.kit.sizes import format_duration
@@ -153,6 +154,8 @@ class Pipeline:
         tables.keep_staged(connection, cart.id, taken)
         sizes = [each.size or 0 for each in taken if each.status == STAGED]
         tables.count_staged(connection, cart, len(sizes), sum(sizes))
+        if sizes and cart.failing_since is not None:
+            tables.change(connection, cart, self._clock.wall(), **tables.CALM)
 
     async def _finish(self, item: Item, cart: Cart) -> Outcome:
         """Make what stands for the content: it follows from each file's name, size, time and identity."""
@@ -233,7 +236,7 @@ class Pipeline:
         cart: Cart = item.record
         if isinstance(error, FinalFault):
             return Fail(self._failed(item, cart, one_line(error)))
-        known = isinstance(error, PassingFault | TimeoutError)
+        known = isinstance(error, PassingFault | TimeoutError | Unavailable | NoSpace)
         if not known:
             log.failure("staging cart {uid} met an internal fault", uid=cart.uid)
         reason = one_line(error) if known else f"internal fault ({type(error).__name__}), see the log"
@@ -249,9 +252,10 @@ class Pipeline:
             pause=format_duration(pause / 1000),
             reason=reason,
         )
-        return Retry(pause, partial(self._put_off, item, cart.id, reason, since))
+        wait = Wait(RETRY, since, now + pause, reason)
+        return Retry(pause, partial(self._put_off, item, cart.id, wait))
 
-    def _put_off(self, item: Item, number: str, reason: str, since: int, connection: Connection) -> None:
+    def _put_off(self, item: Item, number: str, wait: Wait, connection: Connection) -> None:
         cart = tables.find(connection, number, lock=True)
         if cart is not None and not cart.status.settled:
             tables.change(
@@ -259,8 +263,9 @@ class Pipeline:
                 cart,
                 self._clock.wall(),
                 what="retry",
-                error=reason,
-                failing_since=since,
+                error=wait.reason,
+                failing_since=wait.since,
+                waiting=wait.written(),
                 attempts=item.attempt,
             )
 

@@ -148,7 +148,8 @@ class Carts:
     def _restage(self, caller: Caller, found: Cart, connection: Connection) -> Cart:
         now = self._clock.wall()
         tables.wait_again(connection, found.id)
-        afresh: dict[str, Any] = {"status": Status.WAITING, "error": None, "failing_since": None, "time_error": None}
+        afresh: dict[str, Any] = dict.fromkeys(("error", "failing_since", "waiting", "time_error"))
+        afresh["status"] = Status.WAITING
         tables.change(connection, found, now, actor=actor_of(caller), what="retried", **afresh)
         ledger.enqueue(connection, STAGE, found.id, found.submitter, cost=self.rules.cost(found.submitter))
         return replace(found, **afresh)

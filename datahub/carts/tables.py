@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from sqlalchemy import (
@@ -38,6 +38,7 @@ from datahub.store.listing import Listing
 from datahub.store.schema import table
 
 __all__ = [
+    "CALM",
     "KIND",
     "actor_text",
     "add",
@@ -71,6 +72,8 @@ __all__ = [
 KIND = "cart"
 FORGOTTEN = "FORGOTTEN"
 ASIDE = "/gone"
+CALM: Final[Mapping[str, None]] = {"error": None, "failing_since": None, "waiting": None}
+"""The columns of a cart that gets on: the next fault is the first."""
 
 cart = table(
     "cart",
@@ -91,6 +94,7 @@ cart = table(
     Column("actor", Text),
     Column("attempts", Integer, nullable=False),
     Column("failing_since", BigInteger),
+    Column("waiting", Text),
     Column("time_created", BigInteger, nullable=False),
     Column("time_staging", BigInteger),
     Column("time_ready", BigInteger),

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from datahub.carts import waits
 from datahub.carts.model import STAGED, Cart, CartFile, Status
 from datahub.kit.clock import rfc3339
 
@@ -100,10 +101,14 @@ def _links(cart: Cart) -> dict[str, str]:
 def _waiting_on(cart: Cart) -> dict[str, str] | None:
     if cart.status.settled:
         return None
-    if cart.failing_since is not None:
-        return {"what": "retry", "since": rfc3339(cart.failing_since), "reason": cart.error or ""}
-    what = "slot" if cart.status is Status.WAITING else "archive"
-    return {"what": what, "since": rfc3339(cart.time_staging or cart.time_created)}
+    what = waits.SLOT if cart.status is Status.WAITING else waits.ARCHIVE
+    wait = waits.read(cart.waiting) or waits.Wait(what, cart.time_staging or cart.time_created)
+    found = {"what": wait.what, "since": rfc3339(wait.since)}
+    if wait.next_at is not None:
+        found["next_at"] = rfc3339(wait.next_at)
+    if wait.reason is not None:
+        found["reason"] = wait.reason
+    return found
 
 
 def file_view(file: CartFile) -> FileView:

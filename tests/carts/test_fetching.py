@@ -391,4 +391,4 @@ async def test_a_fault_that_is_over(far, remote):
     cart = far.cart("abc")
     assert (cart.status, cart.staged_files) == (Status.STAGING, 1)
     assert (cart.failing_since, cart.error) == (None, None)
-    assert (await far.client.ask("GET", "/carts/abc")).json["waiting_on"]["what"] == "archive"
+    assert (await far.client.ask("GET", "/carts/abc")).json["waiting_on"]["what"] == "tape"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import pytest
 import pytest_twisted
-from sqlalchemy import Connection, insert
+from sqlalchemy import Connection, insert, text, update
 
 from datahub.archive import Facts, cache
 from datahub.carts import fetch_tables, tables
+from datahub.carts.fetch_tables import Group
 from datahub.carts.model import FAILED, STAGED, CartFile, Status, Wish
 from datahub.carts.service import _new_cart
 from datahub.errors import Superseded
@@ -95,7 +97,7 @@ async def test_what_is_kept(store: Store) -> None:
         one, two = made(connection, "one", "a", "b"), made(connection, "two", "a", "c", time=NOW + 1)
         for number in (one, two):
             tables.begin(connection, [number], NOW)
-        assert fetch_tables.waiting(connection, one) == {cache.NEW: (2, 0, 0)}
+        assert fetch_tables.waiting(connection, one) == {cache.NEW: Group(2, 0)}
         claim = partial(fetch_tables.claim, connection, now=1, owner=ME, count=9)
         jobs = claim(one, cache.NEW, in_hand=())
         assert [job.holding.name for job in jobs] == ["a", "b"]
@@ -155,3 +157,28 @@ async def test_many_make_users_at_once(store: Store) -> None:
 
 def _row(connection: Connection) -> Any:
     return connection.execute(cache.holding.select()).one()
+
+
+async def test_clocks_of_before(store: Store) -> None:
+    """What an older version kept as one clock is that of a tape if there was no fault; carts begin anew."""
+    version = "datahub.store.migrations.versions.v0010_clocks_of_carts"
+    parting = importlib.import_module(version)
+
+    def work(connection: Connection) -> None:
+        number = made(connection, "abc", "tape", "fault")
+        one, two = (each.holding for each in files(connection, number))
+        for kept, error in ((one, None), (two, "away")):
+            row = update(cache.holding).where(cache.holding.c.id == kept)
+            connection.execute(row.values(failing_since=NOW, error=error))
+        connection.execute(update(tables.cart).values(failing_since=NOW))
+        connection.execute(text(parting.TAPES))
+        connection.execute(text(parting.CARTS))
+        rows = {row.id: row for row in connection.execute(cache.holding.select())}
+        assert (rows[one].staging_since, rows[one].failing_since) == (NOW, None)
+        assert (rows[two].staging_since, rows[two].failing_since) == (None, NOW)
+        now = tables.find(connection, number)
+        assert now is not None
+        assert now.failing_since is None
+        assert fetch_tables.waiting(connection, number) == {cache.NEW: Group(2, 0, NOW, NOW, "away")}
+
+    await store.run("all of it", work)
