@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +49,7 @@ class Facts:
     """What a file of this host was when it was taken up, so that any change of it can be noticed.
 
     ``place`` is its real path. The change time is the kernel's own: nobody can put it back, as a modification time.
+    ``device`` is for people: each host numbers its network file systems anew, whenever it mounts them.
     """
 
     place: str
@@ -64,8 +65,8 @@ class Facts:
         return cls(place, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
     def hold(self, found: os.stat_result) -> bool:
-        """Whether ``found`` is still the same file, unchanged."""
-        return Facts.of(self.place, found) == self
+        """Whether ``found`` is still the same file, unchanged, as any host that shares it sees it."""
+        return replace(Facts.of(self.place, found), device=self.device) == self
 
 
 class Faulty(PassingFault):

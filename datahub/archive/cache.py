@@ -1,7 +1,8 @@
 """Files of a remote archive that are kept here: one copy for all who want it, within the room there is.
 
 A row for each file says what is known of it, who fetches it, and how many use it; its bytes lie in a folder under its
-number. What nobody uses any more is dropped: first the row says so, then the file goes, then the row.
+number and that of the attempt that fetched them. What nobody uses any more is dropped: first the row says so, then the
+file goes, then the row.
 """
 
 from __future__ import annotations
@@ -166,10 +167,10 @@ def change(connection: Connection, known: Holding, claimant: str, **values: Any)
         raise Superseded(f"{known.name!r} is not seen to here any more")
 
 
-def is_gone(connection: Connection, number: int) -> bool:
-    """Whether nobody will ever use the copy of that number again."""
-    state = connection.execute(select(holding.c.state).where(holding.c.id == number)).scalar()
-    return state in (None, DROPPED)
+def is_kept(connection: Connection, number: int, place: str) -> bool:
+    """Whether the copy at ``place`` is the one that is kept of the file of that number."""
+    kept = (holding.c.id == number, holding.c.state == HELD, holding.c.place == url_of_path(place))
+    return connection.execute(select(holding.c.id).where(*kept)).first() is not None
 
 
 def reserve(connection: Connection, numbers: Sequence[int]) -> None:
@@ -198,24 +199,23 @@ class Cache:
         self._pool = pool
         self.space = space
 
-    def place(self, number: int) -> Path:
-        """Where the copy of a file lies."""
-        return self._folder / f"{number % 256:02x}" / str(number)
+    def _folder_of(self, number: int) -> Path:
+        return self._folder / f"{number % 256:02x}"
 
     def begin(self, number: int, label: str) -> tuple[int, Path]:
         """Open a new temporary file for a copy, of this attempt alone; blocking. Older attempts' are removed."""
-        final = self.place(number)
-        final.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-        for old in final.parent.glob(f"{number}.*.part"):
+        folder = self._folder_of(number)
+        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        for old in folder.glob(f"{number}.*.part"):
             old.unlink(missing_ok=True)
-        path = final.with_name(f"{number}.{label}.part")
+        path = folder / f"{number}.{label}.part"
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640), path
 
-    def finish(self, number: int, opened: int, path: Path, mtime_ns: int) -> Facts:
-        """Give a complete copy its name, durably; blocking."""
+    def finish(self, opened: int, path: Path, mtime_ns: int) -> Facts:
+        """Give a complete copy its name, durably; blocking. No other attempt has that name: what is kept stays."""
         os.utime(opened, ns=(mtime_ns, mtime_ns))
         os.fsync(opened)
-        final = self.place(number)
+        final = path.with_suffix("")
         path.rename(final)
         folder = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -230,10 +230,16 @@ class Cache:
         os.close(opened)
         path.unlink(missing_ok=True)
 
-    async def disown(self, number: int) -> None:
-        """Remove a copy that came too late: it was dropped, and the file removed, before it had its name."""
-        if await self._store.read("a late copy", partial(is_gone, number=number)):
-            await self._pool.run(self._remove, [number])
+    def tidy(self, number: int, place: str) -> None:
+        """Remove what other attempts have left of a file of which the copy at ``place`` is kept; blocking."""
+        for old in self._folder_of(number).glob(f"{number}.*"):
+            if str(old) != place:
+                old.unlink(missing_ok=True)
+
+    async def disown(self, number: int, place: str) -> None:
+        """Remove the copy at ``place``, which came too late, unless it is the one that is kept."""
+        if not await self._store.read("a late copy", partial(is_kept, number=number, place=place)):
+            await self._pool.run(Path(place).unlink, missing_ok=True)
 
     async def sweep(self) -> None:
         """Remove what was dropped."""
@@ -243,10 +249,9 @@ class Cache:
 
     def _remove(self, numbers: Sequence[int]) -> None:
         for number in numbers:
-            final = self.place(number)
-            final.unlink(missing_ok=True)
-            for part in final.parent.glob(f"{number}.*.part"):
-                part.unlink(missing_ok=True)
+            folder = self._folder_of(number)
+            for each in (folder / str(number), *folder.glob(f"{number}.*")):
+                each.unlink(missing_ok=True)
 
 
 def _dropped(connection: Connection) -> list[int]:

@@ -8,12 +8,13 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Final
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, select
 
 from datahub.carts import tables
 from datahub.carts.model import Cart
 from datahub.kit.clock import HubClock
 from datahub.store import Store
+from datahub.work.tables import hub
 
 __all__ = ["LEASE", "RENEW", "Downloads"]
 
@@ -21,6 +22,8 @@ RENEW: Final = 20.0
 """Seconds between two times that this daemon says which carts are being downloaded here."""
 LEASE: Final = 90_000
 """Milliseconds that one such word holds."""
+GRACE: Final = 30_000
+"""Milliseconds within which another hub renews its own."""
 
 
 class Downloads:
@@ -81,4 +84,6 @@ class Downloads:
             self._tell(connection, going_on)
         if ended:
             now = self._clock.wall()
-            tables.touch(connection, ended, now, None)
+            # The word of another hub that sends the same cart must not be taken back: it says so anew by then.
+            others = connection.execute(select(func.count()).select_from(hub)).scalar_one() > 1
+            tables.touch(connection, ended, now, now + GRACE if others else None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
@@ -159,13 +159,19 @@ def fail_users(connection: Connection, number: str, kept: int, error: str) -> No
     cache.let_go(connection, [(kept, count)])
 
 
-def evictable(connection: Connection, before: int, now: int) -> list[Cart]:
-    """Carts that may go for others', the one used longest ago first; none that is staged, or downloaded."""
+def evictable(connection: Connection, before: int, now: int) -> Iterator[Cart]:
+    """Carts that may go for others', the one used longest ago first; none that is staged, or downloaded.
+
+    Each is locked when it is given: nobody begins to use it any more.
+    """
     idle = or_(cart.c.busy_until.is_(None), cart.c.busy_until < now)
     old = (cart.c.status.in_([Status.READY, Status.ERROR]), cart.c.has_files, cart.c.time_used <= before, idle)
     rows = connection.execute(select(cart.c.id).where(*old).order_by(cart.c.time_used, cart.c.id)).scalars().all()
-    found = (tables.find(connection, each) for each in rows)
-    return [each for each in found if each is not None]
+    for each in rows:
+        if connection.execute(select(cart.c.id).where(cart.c.id == each, *old).with_for_update()).first():
+            found = tables.find(connection, each)
+            if found is not None:
+                yield found
 
 
 def expected(connection: Connection, number: str, kept: int) -> list[tuple[str, str]]:

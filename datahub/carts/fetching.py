@@ -331,7 +331,7 @@ class Fetcher:
             kinds = sorted({"sha256", *job.hashtypes})
             digests = await self._archive.fetch(kept.name, opened, standing.size, kinds, _no_progress)
             await self._check_hashes(cart, job, digests)
-            naming = self._pool.run(self._kept.finish, kept.id, opened, path, standing.mtime_ns)
+            naming = self._pool.run(self._kept.finish, opened, path, standing.mtime_ns)
             facts = await outlasting(start(naming))
         except BaseException:
             await self._pool.run(self._kept.discard, opened, path)
@@ -342,8 +342,9 @@ class Fetcher:
         try:
             await self._store.run("keep a file", self._change(kept, **told, **done))
         except Superseded:
-            await self._kept.disown(kept.id)
+            await self._kept.disown(kept.id, facts.place)
             raise
+        await self._pool.run(self._kept.tidy, kept.id, facts.place)
 
     async def _ask_anew(self, kept: Holding) -> None:
         """See to a file that is not what room was reserved for."""

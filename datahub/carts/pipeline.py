@@ -327,7 +327,7 @@ def _tell_all(told: Any, files: Sequence[CartFile]) -> None:
     """Add files to a digest under way: what the tar is made of, and which very file each is."""
     for each in files:
         facts = each.facts
-        one = None if facts is None else (facts.device, facts.inode, facts.ctime_ns)
+        one = None if facts is None else (facts.inode, facts.ctime_ns)
         which = one if each.holding is None else each.sha256
         told.update(f"{each.path}\0{each.size}\0{each.mtime_ns}\0{which}\n".encode())
 

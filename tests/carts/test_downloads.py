@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from sqlalchemy import insert
+
+from datahub.carts.downloads import Downloads
 from datahub.kit.aio import start
+from datahub.work.tables import hub
 from tests.carts.yard import Yard
 
 
@@ -45,6 +49,32 @@ async def test_another_hubs_download(yard):
     yard.chore("carts that are gone")
     assert yard.files("abc") != []
     yard.clock.advance(60)
+    yard.chore("carts that are gone")
+    assert yard.files("abc") == []
+
+
+async def test_two_hubs_send_one_cart(yard):
+    """That one of them has ended is no word of the other's: the files stay until both have."""
+    rows = [{"owner": each, "node": each, "version": "1", "beat": 0} for each in ("a", "b")]
+    yard.store.now(lambda connection: connection.execute(insert(hub), rows))
+    await yard.make("abc", {"a": b"1"})
+    ours, cart = yard.parts.verbs.downloads, yard.cart("abc")
+    theirs = Downloads(yard.store, yard.hub_clock)
+    with theirs.under_way(cart, lambda: None):
+        await theirs.begin(cart)
+        with ours.under_way(cart, lambda: None):
+            await ours.begin(cart)
+            assert (await yard.client.ask("DELETE", "/abc")).status == 200
+        yard.chore("downloads")
+        yard.chore("carts that are gone")
+        assert yard.files("abc") != []
+        yard.clock.advance(20)
+        await theirs.renew()
+        yard.clock.advance(20)
+        yard.chore("carts that are gone")
+        assert yard.files("abc") != []
+    await theirs.renew()
+    yard.clock.advance(31)
     yard.chore("carts that are gone")
     assert yard.files("abc") == []
 

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from datahub.archive import Faulty, cache
 from datahub.archive.pacifica import Standing
@@ -69,7 +69,9 @@ def far(tmp_path, remote):
 
 
 def copies(yard: Yard) -> list[str]:
-    return sorted(path.name for path in (yard.folder / "carts").rglob("*") if path.is_file())
+    """The numbers of the files that there are copies of, one for each; what is being fetched is shown whole."""
+    names = sorted(path.name for path in (yard.folder / "carts").rglob("*") if path.is_file())
+    return [name if name.endswith(".part") else name.partition(".")[0] for name in names]
 
 
 async def make(far: Yard, remote: Remote, uid: str, files: dict[str, bytes]) -> None:
@@ -334,6 +336,41 @@ async def test_dropped_while_it_is_fetched(far, remote, swept):
     far.chore("dropped files")
     assert copies(far) == []
     assert far.store.now(lambda c: c.execute(select(func.count()).select_from(cache.holding)).scalar()) == 0
+
+
+async def test_a_copy_that_was_kept_is_never_overwritten(far, remote):
+    """Each attempt has a name of its own, to the end; who finds that his is not the one that counts removes his."""
+    await make(far, remote, "abc", {"a": b"1"})
+    late = cache.Cache(far.store, far.folder / "carts", 1000, far.disk)
+    opened, path = late.begin(1, "late.1")
+    os.pwrite(opened, b"1", 0)
+    facts = late.finish(opened, path, 1_700_000_000 * 10**9)
+    os.close(opened)
+    assert copies(far) == ["1", "1"]
+    await late.disown(1, facts.place)
+    assert copies(far) == ["1"]
+    kept = far.files("abc")[0].facts
+    assert kept is not None
+    await late.disown(1, kept.place)
+    assert members((await far.client.ask("GET", "/abc?filename=t.tar")).body) == {"t/a": b"1"}
+
+
+async def test_what_a_kill_has_left_goes_with_the_next_attempt(far, remote):
+    """A copy that had its name but was in no row, and one that was being written."""
+    folder = far.folder / "carts" / "01"
+    folder.mkdir(parents=True)
+    for name in ("1.7.1", "1.7.2.part", "12.7.1"):
+        (folder / name).write_bytes(b"old")
+    await make(far, remote, "abc", {"a": b"1"})
+    assert copies(far) == ["1", "12"]
+
+
+async def test_a_copy_on_a_shared_file_system(far, remote):
+    """Another host has another number for the device: that is no change of the file."""
+    await make(far, remote, "abc", {"a": b"1"})
+    far.store.now(lambda c: c.execute(text("UPDATE cart_file SET facts = '99999' || substr(facts, instr(facts, ':'))")))
+    assert far.files("abc")[0].facts.device == 99999
+    assert members((await far.client.ask("GET", "/abc?filename=t.tar")).body) == {"t/a": b"1"}
 
 
 async def test_another_size_each_time(far, remote):

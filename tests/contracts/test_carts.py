@@ -141,7 +141,7 @@ async def test_what_is_kept(store: Store) -> None:
         tables.change(connection, now, NOW, status=Status.READY, time_used=NOW)
         assert [each.id for each in fetch_tables.evictable(connection, NOW, NOW)] == [one]
         tables.touch(connection, [one], NOW, NOW + 5)
-        assert fetch_tables.evictable(connection, NOW, NOW) == []
+        assert list(fetch_tables.evictable(connection, NOW, NOW)) == []
         assert [each.id for each in tables.unused(connection, NOW + 1, 5)] == [one]
 
     await store.run("all of it", work)

@@ -88,6 +88,15 @@ class Site:
         finally:
             engine.dispose()
 
+    def write(self, statement: str) -> None:
+        """Change the database behind the hubs' backs."""
+        engine = create_engine(self.database, poolclass=NullPool)
+        try:
+            with engine.begin() as connection:
+                connection.execute(text(statement))
+        finally:
+            engine.dispose()
+
     def running(self, lane: str) -> int:
         """Count the items under way in a lane."""
         return len(self.rows(f"SELECT id FROM work WHERE state = 'running' AND lane = 'transfers.{lane}'"))
