@@ -1,13 +1,15 @@
 """A cart of 1 GiB in 1,000 files against nginx sending the same bytes as one finished tar, plain and over TLS.
 
 And how long the first byte of a cart of 10,000 files takes, from the request for the cart on and for the download
-alone; and what a cart of 100,000 files costs. nginx, curl and openssl must be installed.
+alone; what a cart of 100,000 files costs; and how long others wait while the request for such a one is read.
+nginx, curl and openssl must be installed.
 """
 
 from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -93,6 +95,31 @@ def nginx(folder: Path) -> Iterator[tuple[Process, int]]:
         process.stop()
 
 
+def held_up(port: int, uid: str, count: int) -> list[float]:
+    """Ask for a cart while somebody else asks for the hub's health every 10 ms; how long each of his answers took."""
+    entry = '{{"id":"f{0}","path":"{1}/a folder/{0}","hashtype":"sha256","hashsum":"{0:064x}"}}'
+    body = ('{"fileids":[' + ",".join(entry.format(n, n % 100) for n in range(count)) + "]}").encode()
+    taken: list[float] = []
+    done = threading.Event()
+
+    def look() -> None:
+        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        while not done.is_set():
+            begun = time.perf_counter()
+            connection.request("GET", "/health")
+            connection.getresponse().read()
+            taken.append(time.perf_counter() - begun)
+            time.sleep(max(0.0, 0.01 - taken[-1]))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    ask(port, "POST", f"/{uid}", body)
+    done.set()
+    looking.join()
+    ask(port, "GET", f"/carts/{uid}?wait=100s&limit=0")
+    return sorted(taken)
+
+
 def compare(hub: Process, peer: Process, urls: dict[str, str]) -> None:
     """Throughput and processor time of both, in turn."""
     cost: dict[str, list[float]] = {name: [] for name in urls}
@@ -143,6 +170,11 @@ def main() -> None:
                 url = f"http://127.0.0.1:{hub.port}/carts/c{count}"
                 show(f"{count}: first byte", f"{first_byte(f'{url}/a.tar'):.3f}")
                 show(f"{count}: first byte, laid out before", f"{first_byte(f'{url}/a.tar'):.3f}")
+            title("/health while a body of 100,000 files is read", "median ms", "99% ms", "longest ms")
+            for number in range(ROUNDS):
+                taken = [1000 * each for each in held_up(hub.port, f"held{number}", 10 * MANY)]
+                cells = (taken[len(taken) // 2], taken[len(taken) * 99 // 100], taken[-1])
+                show(f"round {number + 1}", *(f"{each:.0f}" for each in cells))
             show("memory of the hub, MiB", f"{process.memory():.0f}")
 
 

@@ -72,6 +72,8 @@ __all__ = [
 KIND = "cart"
 FORGOTTEN = "FORGOTTEN"
 ASIDE = "/gone"
+AT_ONCE: Final = 1_000
+"""Rows inserted by one statement: other threads wait while its parameters are gathered."""
 CALM: Final[Mapping[str, None]] = {"error": None, "failing_since": None, "waiting": None}
 """The columns of a cart that gets on: the next fault is the first."""
 
@@ -155,6 +157,7 @@ _count = _change.values(
     staged_files=cart.c.staged_files + bindparam("more"), staged_size=cart.c.staged_size + bindparam("larger")
 )
 _this_file = and_(cart_file.c.cart == bindparam("its_cart"), cart_file.c.number == bindparam("its_number"))
+_insert_files = insert(cart_file)
 _staged = (
     update(cart_file)
     .where(_this_file)
@@ -175,9 +178,8 @@ def add(connection: Connection, new: Cart, wishes: Sequence[Wish], actor: Actor)
     """Insert a cart that was just asked for, with its files; False if there is one of its uid."""
     if not insert_if_absent(connection, cart, {name: getattr(new, name) for name in Cart.__slots__}):
         return False
-    connection.execute(
-        insert(cart_file),
-        [
+    for first in range(0, len(wishes), AT_ONCE):
+        rows = [
             {
                 "cart": new.id,
                 "number": number,
@@ -187,9 +189,9 @@ def add(connection: Connection, new: Cart, wishes: Sequence[Wish], actor: Actor)
                 "hashsum": each.hashsum,
                 "status": "waiting",
             }
-            for number, each in enumerate(wishes)
-        ],
-    )
+            for number, each in enumerate(wishes[first : first + AT_ONCE], first)
+        ]
+        connection.execute(_insert_files, rows)
     append(connection, [Happening(KIND, new.id, new.submitter, new.status)], actor, new.time_created)
     return True
 

@@ -72,3 +72,18 @@ async def test_rows_that_go_while_they_are_told_of(yard, monkeypatch, what):
     with pytest.raises(SourceChanged):
         told += [each async for each in pieces]
     assert not told[-1].endswith(b"]}\n")
+
+
+@pytest.mark.parametrize(
+    ("entry", "text"),
+    [
+        (b'{"id": "a", "path": "\\x"}', "the body can't be read as JSON"),
+        (b'{"id": "a", "path": "\xff"}', "the JSON in the body is not UTF-8"),
+        (b'{"id": "a", "path": "x"', "the body can't be read as JSON"),
+        (b"[" * 100_000, "the JSON in the body is nested too deep"),
+    ],
+)
+async def test_a_file_in_a_body_that_is_broken(yard, entry, text):
+    """It is told of as anything else that is no JSON, though files are decoded one by one."""
+    reply = await yard.client.ask("POST", "/abc", data=b'{"fileids": [{"id": "b", "path": "b"}, ' + entry + b"]}")
+    assert (reply.status, text in reply.body.decode()) == (400, True), reply.body[:300]

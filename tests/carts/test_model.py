@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+
+import msgspec
 import pytest
 
-from datahub.carts.model import LONGEST_UID, check_uid, read_order
+from datahub.carts.model import LONGEST_UID, PIECE, check_uid, read_order
 from datahub.errors import InvalidRequest
 
 FILE = {"id": "foo.txt", "path": "1/foo.txt"}
@@ -86,3 +89,29 @@ def test_a_wrong_uid(uid):
     with pytest.raises(InvalidRequest) as refused:
         check_uid(uid, ("carts", "health"))
     assert refused.value.field == "uid"
+
+
+def test_the_order_of_a_large_cart():
+    """Depth first, each folder's children by name, also where a name has characters before the slash, in any pieces."""
+    chance = random.Random(1)
+    names = ("a", "a-", "a b", "é", "b!", "\U0001f600")
+    paths = {"/".join([*chance.choices(names, k=chance.randint(2, 9)), "f"]) for _ in range(30_000)}
+    found = order(*({"id": "x", "path": path} for path in sorted(paths, key=hash)))
+    assert [each.path for each in found.wishes] == sorted(paths, key=lambda path: path.split("/"))
+    assert len(paths) > 2 * PIECE
+
+
+def test_files_that_are_decoded_one_by_one():
+    """It makes no difference, neither to the cart nor to what is wrong."""
+    body = {"fileids": [{**FILE, "path": f"1/{n}"} for n in range(9)]}
+    raw = [msgspec.Raw(msgspec.json.encode(each)) for each in body["fileids"]]
+    assert order(*raw) == order(*body["fileids"])
+    with pytest.raises(InvalidRequest, match=r"fileids\[10\].path '1/3' is there twice"):
+        order(*raw, msgspec.Raw(msgspec.json.encode(FILE)), msgspec.Raw(b'{"id": "x", "path": "1/3"}'))
+
+
+def test_an_order_that_is_done_with():
+    """Nothing of it stays."""
+    found = order(*({"id": "x", "path": str(n)} for n in range(2 * PIECE + 1)))
+    found.forget()
+    assert found.wishes == []
