@@ -23,7 +23,7 @@ from datahub.transfers.flights import Flight, Look, key_of
 from datahub.transfers.model import Status, Transfer, parse_checksum
 from datahub.transfers.movers import Delivery, Order
 from datahub.transfers.movers.addresses import final_url
-from datahub.transfers.movers.fts import Job, Refused, TooLarge, Unknown
+from datahub.transfers.movers.fts import Hidden, Job, Refused, TooLarge, Unknown
 from datahub.transfers.movers.fts_errors import Verdict
 from datahub.transfers.movers.fts_jobs import Agent, End, conclude, details
 from datahub.work import Done, Item, Outcome, Park, Record, Retry, ledger
@@ -141,13 +141,16 @@ class Handing:
 
     async def _recall(self, agent: Agent, job: str) -> Job | None:
         """What the server knows of a job, be it only in its archive."""
-        (found,) = await agent.server.look([job])
-        if found.known:
-            return found
         try:
-            return await agent.server.recall(job)
+            (found,) = await agent.server.look([job])
+            if found.hidden:
+                raise Hidden(f"{agent.server.url} does not show the hub its job: {found.http_message}")
+            return found if found.known else await agent.server.recall(job)
         except Unknown:
             return None
+        except FinalFault as refusal:
+            # Of the hub, not of the transfer, which goes on there all the same.
+            raise PassingFault(str(refusal)) from refusal
 
     def _parked(self, transfer: Transfer, agent: Agent, job: str) -> Park:
         now, key = self._floor.clock.now(), key_of(agent.server.url)
@@ -174,6 +177,8 @@ class Handing:
         except Unknown:
             # It may be on its way still.
             return Retry(SWEEP) if flight and now - flight.since < SENDING else cancelled
+        except FinalFault as refusal:
+            raise PassingFault(str(refusal)) from refusal
         # When it began to be cancelled stays: what never stops is not waited for for ever.
         since = flight.changed if flight and flight.state == CANCELED else now
         look = Look(transfer.id, transfer.fts_jobid, CANCELED, since, now + SECOND)

@@ -23,6 +23,8 @@ __all__ = ["Agent", "End", "conclude", "details"]
 FINAL_FILES = ("FINISHED", "FAILED", "CANCELED", "NOT_USED")
 FINAL_JOBS = ("FINISHED", "FAILED", "FINISHEDDIRTY", "CANCELED")
 SHOWN = 100
+LONGEST_URL = 1100
+"""Characters of a column of FTS's; it answers 500 to more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,9 @@ class Agent:
 
 
 def _file(source: str, target: str, checksum: str, size: int | None) -> dict[str, Any]:
+    for url in (source, target):
+        if len(url) > LONGEST_URL:
+            raise FinalFault(f"FTS takes no URL of more than {LONGEST_URL} characters: {url[:SHOWN]}… has {len(url)}")
     known = {"sources": [source], "destinations": [target], "checksum": checksum}
     return known if size is None else {**known, "filesize": size}
 
