@@ -18,7 +18,7 @@ from datahub.archive import Product
 from datahub.errors import FinalFault, PassingFault, Superseded
 from datahub.kit.aio import gather, shield
 from datahub.transfers import flights, tables
-from datahub.transfers.endings import MOVE, Endings
+from datahub.transfers.endings import MOVE, CopyFailed, Endings
 from datahub.transfers.flights import Flight, Look, key_of
 from datahub.transfers.model import Status, Transfer, parse_checksum
 from datahub.transfers.movers import Delivery, Order
@@ -158,9 +158,8 @@ class Handing:
         def record(connection: Connection) -> None:
             told = f"handed over to {agent.server.url}"
             wall = self._floor.clock.wall()
-            tables.change(
-                connection, transfer, wall, fts_jobid=job, detailed_status=told, failing_since=transfer.failing_since
-            )
+            # What kept it from there is over; `late_since` stays, so that FTS is given up if it only ever fails.
+            tables.change(connection, transfer, wall, fts_jobid=job, detailed_status=told, failing_since=None)
             flights.enter(connection, transfer.id, key, job, now, now + SOONEST)
 
         return Park(now + LOOK_AGAIN, record)
@@ -200,9 +199,12 @@ class Handing:
         if end.foreign and transfer.overwrite:
             # Nothing of ours is there to be taken care of: without a former job, the next one may replace it.
             note["fts_jobid"] = None
-            error: Exception = PassingFault(f"{agent.server.url}: it is to be replaced: {end.told}")
+            error: Exception = CopyFailed(f"{agent.server.url}: it is to be replaced: {end.told}")
         else:
             error = self._error(transfer, agent, end)
+        if end.copied:
+            # It has got on.
+            item = replace(item, record=replace(transfer, failing_since=None, late_since=None))
         outcome = self._endings.fault(item, error)
         return replace(outcome, record=self._over(transfer, outcome.record, **note))
 
@@ -211,7 +213,7 @@ class Handing:
         if verdict is Verdict.UNKNOWN:
             self.unknown += 1
             log.warn("FTS gives a reason that is not known ({id}): {told}", id=transfer.id, told=told)
-        return FinalFault(told) if verdict is Verdict.NEVER else PassingFault(told)
+        return FinalFault(told) if verdict is Verdict.NEVER else CopyFailed(told)
 
     def _over(self, transfer: Transfer, record: Record, **note: Any) -> Record:
         """The attempt is over: it is forgotten together with what ``record`` says."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from datahub.archive import Product
 from datahub.errors import FinalFault, PassingFault
 from datahub.kit.aio import start
 from datahub.transfers import endings
@@ -16,6 +18,8 @@ from datahub.transfers.movers.fts import Asked, TooLarge
 from datahub.work import sweeper
 from tests.transfers.depot import caller
 from tests.transfers.fts_depot import TARGET, FtsDepot
+
+TIMED_OUT = "TRANSFER [110] Connection timed out"
 
 
 @pytest.fixture
@@ -99,12 +103,47 @@ def test_a_server_that_is_away(depot):
     assert depot.transfer(number).status is Status.SUCCESS
 
 
+def test_what_kept_it_from_fts_is_over_when_it_is_there(depot):
+    """FTS was away, took the job, and failed it later than that is tried again: the fault is told of anew."""
+    depot.fts.faults = [PassingFault("the FTS server is away")]
+    number = depot.handed()
+    depot.fts.after = [PassingFault("the FTS server is silent")]
+    for _ in range(2):
+        depot.wait_for_retry(number)
+        depot.move()
+    assert depot.place(number).state == "parked"
+    assert depot.transfer(number).failing_since is None
+    depot.clock.advance(3601)
+    depot.fake.finish(depot.job(number), "FAILED", reason=TIMED_OUT)
+    depot.follow()
+    found = depot.transfer(number)
+    assert (found.status, found.failing_since) == (Status.TRANSFERRING, depot.hub_clock.wall())
+
+
+@pytest.mark.parametrize("gets_on", [False, True])
+def test_jobs_that_fail_again_and_again(depot, gets_on):
+    """That FTS takes one job after the other is no end of the fault, but that one has copied some of the files is."""
+    product = Product("005", "005", Path("/archive/005"), is_directory=True, files=2, size=2000)
+    depot.archive.answers = [product] * 9
+    number = depot.handed()
+    depot.fake.finish(depot.job(number), "FAILED", reason=TIMED_OUT)
+    depot.follow()
+    depot.wait_for_retry(number)
+    depot.move()
+    assert depot.transfer(number).failing_since is None
+    depot.clock.advance(3601)
+    depot.fake.finish(depot.job(number), *(["FINISHED"] if gets_on else []), "FAILED", reason=TIMED_OUT)
+    depot.follow()
+    assert depot.transfer(number).status is (Status.TRANSFERRING if gets_on else Status.ERROR)
+    assert gets_on or "given up after 2 tries since" in depot.transfer(number).detailed_status
+
+
 @pytest.mark.parametrize(
     ("reason", "status"),
     [
         ("SOURCE [2] No such file or directory", Status.ERROR),
         ("DESTINATION [13] Permission denied", Status.ERROR),
-        ("TRANSFER [110] Connection timed out", Status.TRANSFERRING),
+        (TIMED_OUT, Status.TRANSFERRING),
         ("TRANSFER [5] something that nobody has seen", Status.TRANSFERRING),
         ("Ein neuer Text", Status.TRANSFERRING),
     ],
