@@ -19,12 +19,14 @@ from datahub.transfers.model import Status, Transfer
 from datahub.transfers.movers import Delivery, DeliveryLost
 from datahub.work import Fail, Item, Outcome, Record, Retry, ledger
 
-__all__ = ["LONGEST_PAUSE", "MOVE", "STAGE", "CallBackLate", "CopyFailed", "Endings", "Limits", "too_late"]
+__all__ = ["FTS", "LONGEST_PAUSE", "MOVE", "STAGE", "CallBackLate", "CopyFailed", "Endings", "Limits", "too_late"]
 
 log = Logger()
 
 STAGE = "transfers.stage"
 MOVE = "transfers.move"
+FTS = "transfers.fts"
+"""The lane of what FTS servers move, from the handing over to its end."""
 
 FIRST_PAUSE = 1_000
 LONGEST_PAUSE = 15 * 60_000
@@ -41,6 +43,12 @@ class Limits:
     staging_timeout: float
     retry_for: float
     weights: Mapping[str, float] = field(default_factory=dict)
+    handed: frozenset[str] = frozenset()
+    """The schemes of destinations to which FTS servers move."""
+
+    def lane_of(self, transfer: Transfer) -> str:
+        """Where a staged transfer goes on."""
+        return FTS if transfer.destination_path.partition(":")[0].lower() in self.handed else MOVE
 
     def cost(self, transfer: Transfer) -> int:
         """What a turn costs: less for a submitter of more weight and for a higher priority."""

@@ -1,7 +1,8 @@
 """Transfers that a server carries out: handed over, followed by asking for many at once, and settled where they are.
 
-A transfer that was handed over is parked: it keeps its slot, and no memory. One item a server, in a lane of its own,
-asks about all jobs that are due; a younger job is due more often. Any hub may follow what another has handed over.
+A transfer that was handed over is parked: it keeps a slot of a lane of its own, which has many, and no memory. One item
+a server, in another lane, asks about all jobs that are due; a younger job is due more often. Any hub may follow what
+another has handed over.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from datahub.archive import Product
 from datahub.errors import FinalFault, PassingFault, Superseded
 from datahub.kit.aio import gather, shield
 from datahub.transfers import flights, tables
-from datahub.transfers.endings import MOVE, CopyFailed, Endings
+from datahub.transfers.endings import FTS, CopyFailed, Endings
 from datahub.transfers.flights import Flight, Look, key_of
 from datahub.transfers.model import Status, Transfer, parse_checksum
 from datahub.transfers.movers import Delivery, Order
@@ -29,7 +30,7 @@ from datahub.transfers.movers.fts_jobs import Agent, End, conclude, details
 from datahub.work import Done, Item, Outcome, Park, Record, Retry, ledger
 from datahub.work.lane import Floor, Step, write
 
-__all__ = ["FOLLOW", "Handing", "declare_servers"]
+__all__ = ["AT_A_TIME", "FOLLOW", "Handing", "declare_servers"]
 
 log = Logger()
 
@@ -62,6 +63,9 @@ AT_ONCE = 100
 
 REQUESTS = 4
 SETTLING = 16
+
+AT_A_TIME = 8
+"""Transfers that one hub hands over at a time."""
 
 ANOTHERS = object()
 """Stands for a server that only other hubs are configured with: its item is left to them."""
@@ -281,7 +285,7 @@ class Handing:
             await gather(*(self._land(agent, each, jobs.get(each.job)) for each in some))
         if ended:
             self._floor.changed()
-            self._floor.queue.announce(MOVE)
+            self._floor.queue.announce(FTS)
 
     async def _ask_for_less(self, item: Item, asked: Sequence[Flight], error: TooLarge) -> None:
         """Ask about each half; a single job whose answer is too large is put off, so that all others go on."""
@@ -310,10 +314,10 @@ class Handing:
             if _is_over(tables.find(connection, flight.transfer)):
                 flights.land(connection, flight.transfer)
                 return
-            ledger.wake(connection, MOVE, [flight.transfer])
+            ledger.wake(connection, FTS, [flight.transfer])
             flights.put_off(connection, [again])
             return
-        item = ledger.resume(connection, MOVE, flight.transfer, self._floor.owner)
+        item = ledger.resume(connection, FTS, flight.transfer, self._floor.owner)
         transfer = tables.find(connection, flight.transfer, lock=True)
         if transfer is None or _is_over(transfer):
             flights.land(connection, flight.transfer)

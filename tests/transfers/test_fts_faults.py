@@ -182,7 +182,7 @@ def test_a_hub_that_does_not_know_the_server(depot):
 
 def test_an_answer_that_is_too_large(monkeypatch):
     """Less is asked for at once; a single job that is too large waits, and all others go on."""
-    depot = FtsDepot(moving=5)
+    depot = FtsDepot()
     numbers = [depot.handed(overwrite=True) for _ in range(5)]
     huge, ask = depot.job(numbers[0]), depot.fts._ask
 

@@ -14,7 +14,7 @@ from datahub.kit.aio import start
 from datahub.transfers import endings
 from datahub.transfers.handing import AT_ONCE, LOOK_AGAIN, SENDING, STOPPING
 from datahub.transfers.model import Status
-from datahub.transfers.pipeline import MOVE
+from datahub.transfers.pipeline import FTS
 from datahub.work import sweeper
 from tests.transfers.depot import caller
 from tests.transfers.fts_depot import TARGET, FtsDepot
@@ -63,7 +63,7 @@ def test_the_way_through(depot):
 
 def test_many_are_asked_about_at_once():
     """In requests of a hundred, less often the older they are."""
-    depot = FtsDepot(moving=300)
+    depot = FtsDepot()
     numbers = [depot.submit(destination_path=f"{TARGET}{each}") for each in range(250)]
     while any(depot.transfer(each).fts_jobid is None for each in numbers):
         depot.stage()
@@ -215,7 +215,7 @@ def test_a_copy_that_never_stops(depot):
     for _ in range(60):
         depot.clock.advance(STOPPING / 1000 / 30)
         depot.store.now(partial(sweeper._wake, now=depot.hub_clock.now()))
-        depot.look(MOVE)
+        depot.look(FTS)
         depot.follow()
     assert depot.transfer(number).status is Status.CANCELLED
 
