@@ -103,7 +103,7 @@ def measure(folder: Path, fts: Fts, count: int) -> None:
     hub = Hub(folder)
     (hub.archive / "product").write_bytes(b"data")
     text = hub.config.read_text().replace("[transfers.movers]", f'[transfers.movers]\ngsiftp = "fts+{fts.url}"')
-    text += f"[transfers]\nmoving_concurrent = {max(count, 4)}\n"
+    text += f"[transfers]\nfts_concurrent = {count}\n"
     hub.config.write_text(text + KEYS.format(certificate=fts.certificate, key=fts.key, ca=fts.ca))
     fts.tell("waits")
     with hub.running() as process, closing(sqlite3.connect(f"file:{hub.database}?mode=ro", uri=True)) as database:

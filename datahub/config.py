@@ -274,6 +274,7 @@ class TransfersSection:
     staging_timeout: float = key(duration("1 s", "999 d"), "6 h")
     staging_concurrent: int = key(integer(1, 10_000), 4)
     moving_concurrent: int = key(integer(1, 10_000), 4)
+    fts_concurrent: int = key(integer(1, 100_000), 1000)
     retry_for: float = key(duration("0 s", "999 d"), "3 d")
     movers: Mapping[str, str] = key(mapping(read_mover), {})
     mover_options: Mapping[str, MoverSection] = key(mapping(_mover_options), {})

@@ -55,6 +55,7 @@ def test_least_configuration_has_every_default(folder: Folder) -> None:
         staging_timeout=21_600.0,
         staging_concurrent=4,
         moving_concurrent=4,
+        fts_concurrent=1000,
         retry_for=259_200.0,
         movers={},
     )

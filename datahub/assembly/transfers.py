@@ -31,7 +31,7 @@ from datahub.transfers.movers.gfal import GfalMover
 from datahub.transfers.movers.local import LocalMover
 from datahub.transfers.movers.proxies import Papers
 from datahub.transfers.orphans import Orphans
-from datahub.transfers.pipeline import MOVE, STAGE, Limits, Pipeline
+from datahub.transfers.pipeline import FTS, MOVE, STAGE, Limits, Pipeline
 from datahub.transfers.reports import Reports
 from datahub.transfers.routes import TransferRoutes
 from datahub.transfers.service import Rules, Transfers
@@ -54,6 +54,7 @@ def declare(connection: Connection, config: Config) -> None:
     """Write down how much may go on at once in the whole cluster."""
     ledger.declare(connection, STAGE, config.transfers.staging_concurrent)
     ledger.declare(connection, MOVE, config.transfers.moving_concurrent)
+    ledger.declare(connection, FTS, config.transfers.fts_concurrent)
     declare_servers(connection, _fts_urls(config.transfers))
 
 
@@ -75,17 +76,18 @@ def build(house: House) -> Capability:
         section.staging_timeout,
         section.retry_for,
         section.weights,
+        frozenset(agents),
     )
     handing = Handing(floor, agents, Endings(limits, house.clock)) if agents else None
     pipeline = Pipeline(house.store, stager, movers, limits, house.clock, house.reactor, floor.owner, handing)
     keep = milliseconds(section.keep)
-    rules = Rules("transfers" in config.auth.shared, limits.cost, keep)
+    rules = Rules("transfers" in config.auth.shared, limits, keep)
     progress = SharedProgress(pipeline.moved, floor.owner, house.reactor)
     floor.queue.hear("progress", progress.hear)
     verbs = Transfers(floor, house.feed, {**movers, **agents}, house.reserve.admit, progress.all, rules)
     tidy = Housekeeping(house.store, house.clock, keep)
     return Capability(
-        app=TransferRoutes(verbs, Reports(floor, pipeline.cost)).app,
+        app=TransferRoutes(verbs, Reports(floor, limits)).app,
         steps=pipeline.steps(),
         parts=parts,
         chores=[

@@ -19,12 +19,14 @@ from datahub.transfers.model import Status, Transfer
 from datahub.transfers.movers import Delivery, DeliveryLost
 from datahub.work import Fail, Item, Outcome, Record, Retry, ledger
 
-__all__ = ["LONGEST_PAUSE", "MOVE", "STAGE", "CallBackLate", "Endings", "Limits", "too_late"]
+__all__ = ["FTS", "LONGEST_PAUSE", "MOVE", "STAGE", "CallBackLate", "CopyFailed", "Endings", "Limits", "too_late"]
 
 log = Logger()
 
 STAGE = "transfers.stage"
 MOVE = "transfers.move"
+FTS = "transfers.fts"
+"""The lane of what FTS servers move, from the handing over to its end."""
 
 FIRST_PAUSE = 1_000
 LONGEST_PAUSE = 15 * 60_000
@@ -41,6 +43,12 @@ class Limits:
     staging_timeout: float
     retry_for: float
     weights: Mapping[str, float] = field(default_factory=dict)
+    handed: frozenset[str] = frozenset()
+    """The schemes of destinations to which FTS servers move."""
+
+    def lane_of(self, transfer: Transfer) -> str:
+        """Where a staged transfer goes on."""
+        return FTS if transfer.destination_path.partition(":")[0].lower() in self.handed else MOVE
 
     def cost(self, transfer: Transfer) -> int:
         """What a turn costs: less for a submitter of more weight and for a higher priority."""
@@ -48,8 +56,16 @@ class Limits:
         return max(1, round(ledger.COST / share))
 
 
-class CallBackLate(PassingFault):
+class BrokenPromise(PassingFault):
+    """Who took a transfer on has not done it: that he takes it on another time does not make that good."""
+
+
+class CallBackLate(BrokenPromise):
     """A stager took the request, and has not reported in time."""
+
+
+class CopyFailed(BrokenPromise):
+    """FTS took the job, and has not copied all of it."""
 
 
 class Endings:
@@ -67,7 +83,7 @@ class Endings:
         if not isinstance(error, PASSING):
             log.failure("{lane} of transfer {id} met an internal fault", lane=item.lane, id=transfer.id)
         reason = str(error) if isinstance(error, PASSING) else f"internal fault ({type(error).__name__}), see the log"
-        late = isinstance(error, CallBackLate)
+        late = isinstance(error, BrokenPromise)
         since = (transfer.late_since if late else None) or transfer.failing_since or self._clock.wall()
         if self._clock.wall() - since > self._limits.retry_for * 1000:
             told = f"given up after {item.attempt} tries since {rfc3339(since)}: {reason}"

@@ -1,7 +1,8 @@
 """Transfers that a server carries out: handed over, followed by asking for many at once, and settled where they are.
 
-A transfer that was handed over is parked: it keeps its slot, and no memory. One item a server, in a lane of its own,
-asks about all jobs that are due; a younger job is due more often. Any hub may follow what another has handed over.
+A transfer that was handed over is parked: it keeps a slot of a lane of its own, which has many, and no memory. One item
+a server, in another lane, asks about all jobs that are due; a younger job is due more often. Any hub may follow what
+another has handed over.
 """
 
 from __future__ import annotations
@@ -18,18 +19,18 @@ from datahub.archive import Product
 from datahub.errors import FinalFault, PassingFault, Superseded
 from datahub.kit.aio import gather, shield
 from datahub.transfers import flights, tables
-from datahub.transfers.endings import MOVE, Endings
+from datahub.transfers.endings import FTS, CopyFailed, Endings
 from datahub.transfers.flights import Flight, Look, key_of
 from datahub.transfers.model import Status, Transfer, parse_checksum
 from datahub.transfers.movers import Delivery, Order
 from datahub.transfers.movers.addresses import final_url
-from datahub.transfers.movers.fts import Job, Refused, TooLarge, Unknown
+from datahub.transfers.movers.fts import Hidden, Job, Refused, TooLarge, Unknown
 from datahub.transfers.movers.fts_errors import Verdict
 from datahub.transfers.movers.fts_jobs import Agent, End, conclude, details
 from datahub.work import Done, Item, Outcome, Park, Record, Retry, ledger
 from datahub.work.lane import Floor, Step, write
 
-__all__ = ["FOLLOW", "Handing", "declare_servers"]
+__all__ = ["AT_A_TIME", "FOLLOW", "Handing", "declare_servers"]
 
 log = Logger()
 
@@ -62,6 +63,9 @@ AT_ONCE = 100
 
 REQUESTS = 4
 SETTLING = 16
+
+AT_A_TIME = 8
+"""Transfers that one hub hands over at a time."""
 
 ANOTHERS = object()
 """Stands for a server that only other hubs are configured with: its item is left to them."""
@@ -141,13 +145,16 @@ class Handing:
 
     async def _recall(self, agent: Agent, job: str) -> Job | None:
         """What the server knows of a job, be it only in its archive."""
-        (found,) = await agent.server.look([job])
-        if found.known:
-            return found
         try:
-            return await agent.server.recall(job)
+            (found,) = await agent.server.look([job])
+            if found.hidden:
+                raise Hidden(f"{agent.server.url} does not show the hub its job: {found.http_message}")
+            return found if found.known else await agent.server.recall(job)
         except Unknown:
             return None
+        except FinalFault as refusal:
+            # Of the hub, not of the transfer, which goes on there all the same.
+            raise PassingFault(str(refusal)) from refusal
 
     def _parked(self, transfer: Transfer, agent: Agent, job: str) -> Park:
         now, key = self._floor.clock.now(), key_of(agent.server.url)
@@ -155,9 +162,8 @@ class Handing:
         def record(connection: Connection) -> None:
             told = f"handed over to {agent.server.url}"
             wall = self._floor.clock.wall()
-            tables.change(
-                connection, transfer, wall, fts_jobid=job, detailed_status=told, failing_since=transfer.failing_since
-            )
+            # What kept it from there is over; `late_since` stays, so that FTS is given up if it only ever fails.
+            tables.change(connection, transfer, wall, fts_jobid=job, detailed_status=told, failing_since=None)
             flights.enter(connection, transfer.id, key, job, now, now + SOONEST)
 
         return Park(now + LOOK_AGAIN, record)
@@ -174,6 +180,8 @@ class Handing:
         except Unknown:
             # It may be on its way still.
             return Retry(SWEEP) if flight and now - flight.since < SENDING else cancelled
+        except FinalFault as refusal:
+            raise PassingFault(str(refusal)) from refusal
         # When it began to be cancelled stays: what never stops is not waited for for ever.
         since = flight.changed if flight and flight.state == CANCELED else now
         look = Look(transfer.id, transfer.fts_jobid, CANCELED, since, now + SECOND)
@@ -195,9 +203,12 @@ class Handing:
         if end.foreign and transfer.overwrite:
             # Nothing of ours is there to be taken care of: without a former job, the next one may replace it.
             note["fts_jobid"] = None
-            error: Exception = PassingFault(f"{agent.server.url}: it is to be replaced: {end.told}")
+            error: Exception = CopyFailed(f"{agent.server.url}: it is to be replaced: {end.told}")
         else:
             error = self._error(transfer, agent, end)
+        if end.copied:
+            # It has got on.
+            item = replace(item, record=replace(transfer, failing_since=None, late_since=None))
         outcome = self._endings.fault(item, error)
         return replace(outcome, record=self._over(transfer, outcome.record, **note))
 
@@ -206,7 +217,7 @@ class Handing:
         if verdict is Verdict.UNKNOWN:
             self.unknown += 1
             log.warn("FTS gives a reason that is not known ({id}): {told}", id=transfer.id, told=told)
-        return FinalFault(told) if verdict is Verdict.NEVER else PassingFault(told)
+        return FinalFault(told) if verdict is Verdict.NEVER else CopyFailed(told)
 
     def _over(self, transfer: Transfer, record: Record, **note: Any) -> Record:
         """The attempt is over: it is forgotten together with what ``record`` says."""
@@ -274,7 +285,7 @@ class Handing:
             await gather(*(self._land(agent, each, jobs.get(each.job)) for each in some))
         if ended:
             self._floor.changed()
-            self._floor.queue.announce(MOVE)
+            self._floor.queue.announce(FTS)
 
     async def _ask_for_less(self, item: Item, asked: Sequence[Flight], error: TooLarge) -> None:
         """Ask about each half; a single job whose answer is too large is put off, so that all others go on."""
@@ -303,10 +314,10 @@ class Handing:
             if _is_over(tables.find(connection, flight.transfer)):
                 flights.land(connection, flight.transfer)
                 return
-            ledger.wake(connection, MOVE, [flight.transfer])
+            ledger.wake(connection, FTS, [flight.transfer])
             flights.put_off(connection, [again])
             return
-        item = ledger.resume(connection, MOVE, flight.transfer, self._floor.owner)
+        item = ledger.resume(connection, FTS, flight.transfer, self._floor.owner)
         transfer = tables.find(connection, flight.transfer, lock=True)
         if transfer is None or _is_over(transfer):
             flights.land(connection, flight.transfer)

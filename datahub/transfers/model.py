@@ -105,7 +105,7 @@ class Transfer:
     check_at: int | None
     stuck_at: int | None
     late_since: int | None
-    """Since when the stager has promised to call back and not done so."""
+    """Since when promises were broken: the stager's to call back, FTS's to copy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,9 @@ from datahub.kit.sizes import count, format_duration
 from datahub.store import Store
 from datahub.transfers import tables
 from datahub.transfers.attempts import Attempts
-from datahub.transfers.endings import MOVE, STAGE, CallBackLate, Endings, Limits, too_late
+from datahub.transfers.endings import FTS, MOVE, STAGE, CallBackLate, Endings, Limits, too_late
 from datahub.transfers.filing import Filing
-from datahub.transfers.handing import Handing
+from datahub.transfers.handing import AT_A_TIME, Handing
 from datahub.transfers.model import Status, Transfer, parse_checksum, printable
 from datahub.transfers.movers import Delivery, Mover, Order
 from datahub.transfers.stagers import Errand, Found, Stager
@@ -28,9 +28,9 @@ from datahub.work import Done, Item, Next, Outcome, Park, Record, ledger
 from datahub.work.lane import Step
 from datahub.work.sweeper import DEADLINE
 
-__all__ = ["LANES", "MOVE", "STAGE", "Limits", "Pipeline", "too_late"]
+__all__ = ["FTS", "LANES", "MOVE", "STAGE", "Limits", "Pipeline", "too_late"]
 
-LANES = (STAGE, MOVE)
+LANES = (STAGE, MOVE, FTS)
 
 
 class Pipeline:
@@ -68,6 +68,7 @@ class Pipeline:
         return [
             Step(STAGE, self._limits.staging, self._begin(tables.begin_staging), self.stage, self.fault),
             Step(MOVE, self._limits.moving, self._begin(tables.begin_moving), self.move, self.fault),
+            Step(FTS, AT_A_TIME, self._begin(tables.begin_moving), self.hand_over, self.fault),
             *follow,
         ]
 
@@ -91,19 +92,14 @@ class Pipeline:
         errand = await self._attempts.begin(item) if calls_back else Errand(transfer.id, transfer.product_id)
         staged = await within(timeout, self._stager.stage(errand), self._reactor, "staging")
         if isinstance(staged, Found):
-            return Next(MOVE, self._staged(transfer, staged.product), self.cost(transfer))
+            return Next(self._limits.lane_of(transfer), self._staged(transfer, staged.product), self.cost(transfer))
         return Park(self._clock.now() + int(timeout * 1000), self._promised(transfer, staged.said))
 
     async def move(self, item: Item) -> Outcome:
         """Copy, commit what the copy is, give it its final name: a crash between any two is recognised."""
         transfer: Transfer = item.record
-        agent = await self._handing.agent_of(transfer) if self._handing else None
-        if self._handing is not None and agent is not None:
-            return await self._handing.move(item, transfer, agent, self._product)
-        if transfer.fts_attempt is not None:
-            # It may be copied there; nobody else copies it a second time.
-            server = (transfer.fts_details or {}).get("server", "an FTS server")
-            raise PassingFault(f"it was handed over to {server}, which is not configured any more: configure it again")
+        if transfer.fts_attempt is not None or self._limits.lane_of(transfer) == FTS:
+            return Next(FTS, cost=self.cost(transfer))
         mover = self._mover_of(transfer)
         if transfer.status is Status.CANCELLING:
             return await self._undo(item, transfer, mover)
@@ -114,6 +110,18 @@ class Pipeline:
             raise
         finally:
             self.moved.pop(transfer.id, None)
+
+    async def hand_over(self, item: Item) -> Outcome:
+        """Have an FTS server move it; if none does any more, and none has begun, it is moved here."""
+        transfer: Transfer = item.record
+        agent = await self._handing.agent_of(transfer) if self._handing else None
+        if self._handing is not None and agent is not None:
+            return await self._handing.move(item, transfer, agent, self._product)
+        if transfer.fts_attempt is not None:
+            # It may be copied there; nobody else copies it a second time.
+            server = (transfer.fts_details or {}).get("server", "an FTS server")
+            raise PassingFault(f"it was handed over to {server}, which is not configured any more: configure it again")
+        return Next(MOVE, cost=self.cost(transfer))
 
     async def _undo(self, item: Item, transfer: Transfer, mover: Mover) -> Outcome:
         """Clear up what is to be stopped; what was delivered before anybody noticed is delivered."""

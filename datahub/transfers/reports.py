@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from datahub.errors import InvalidRequest, NotPermitted
 from datahub.events import Actor
 from datahub.transfers import passcode, tables
 from datahub.transfers.model import Status, Transfer
-from datahub.transfers.pipeline import MOVE, STAGE
+from datahub.transfers.pipeline import LANES, STAGE, Limits
 from datahub.transfers.service import actor_of
 from datahub.work import ledger
 from datahub.work.lane import Floor
@@ -64,14 +63,14 @@ class Outcome:
 
 
 class Reports:
-    """Takes reports; nothing that is wrong with one changes anything. ``cost`` is that of a turn to be moved."""
+    """Takes reports; nothing that is wrong with one changes anything. ``limits`` say how it goes on."""
 
-    def __init__(self, floor: Floor, cost: Callable[[Transfer], int]) -> None:
+    def __init__(self, floor: Floor, limits: Limits) -> None:
         self._store = floor.store
         self._queue = floor.queue
         self._clock = floor.clock
         self._changed = floor.changed
-        self._cost = cost
+        self._limits = limits
 
     async def take(self, caller: Caller, report: StagingReport) -> None:
         """Settle the attempt that ``report`` is about; the same report again changes nothing.
@@ -97,8 +96,8 @@ class Reports:
                 reason=str(error),
             )
             raise
-        self._queue.announce(MOVE)
-        self._queue.announce(STAGE)
+        for lane in LANES:
+            self._queue.announce(lane)
         self._changed()
 
     def _is_new(self, report: StagingReport, outcome: Outcome, connection: Connection) -> bool:
@@ -115,7 +114,8 @@ class Reports:
         change = partial(tables.change, connection, transfer, self._clock.wall(), actor=actor)
         if outcome.success:
             change(what="staged", **self._staged(outcome))
-            ledger.enqueue(connection, MOVE, transfer.id, transfer.submitter, cost=self._cost(transfer))
+            lane, cost = self._limits.lane_of(transfer), self._limits.cost(transfer)
+            ledger.enqueue(connection, lane, transfer.id, transfer.submitter, cost=cost)
         else:
             change(**self._failed(outcome), attempts=attempt or 0)
 

@@ -26,7 +26,7 @@ from datahub.store.requests import Request, check_key, given, once
 from datahub.transfers import file_tables, tables
 from datahub.transfers.model import FileRecord, Filter, Place, Status, Submission, Transfer, parse_checksum
 from datahub.transfers.movers import Destination
-from datahub.transfers.pipeline import LANES, MOVE, STAGE, too_late
+from datahub.transfers.pipeline import LANES, STAGE, Limits, too_late
 from datahub.work import ledger
 from datahub.work.lane import Floor
 from datahub.work.tables import RUNNING
@@ -50,10 +50,10 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What the configuration says: who reads what, what a turn costs, how long (ms) records are kept."""
+    """What the configuration says: who reads what, how much at once, how long (ms) records are kept."""
 
     shared: bool
-    cost: Callable[[Transfer], int]
+    limits: Limits
     keep: int
 
 
@@ -136,7 +136,7 @@ class Transfers:
         return new.id
 
     def _enqueue(self, connection: Connection, lane: str, transfer: Transfer) -> None:
-        ledger.enqueue(connection, lane, transfer.id, transfer.submitter, cost=self.rules.cost(transfer))
+        ledger.enqueue(connection, lane, transfer.id, transfer.submitter, cost=self.rules.limits.cost(transfer))
 
     async def find(self, caller: Caller, number: str) -> Seen:
         """The transfer with id ``number``; raises `NotFound`, or `NotPermitted` when it is somebody else's."""
@@ -257,7 +257,7 @@ class Transfers:
             late_since=None,
             time_error=None,
         )
-        self._enqueue(connection, MOVE if staged else STAGE, transfer)
+        self._enqueue(connection, self.rules.limits.lane_of(transfer) if staged else STAGE, transfer)
 
     async def for_each(self, caller: Caller, wanted: Filter, verb: str, *, dry_run: bool) -> dict[str, list[str]]:
         """Cancel or retry all that ``wanted`` finds: the ids ``done`` and ``refused``, or those it ``would`` try."""

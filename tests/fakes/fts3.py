@@ -6,17 +6,17 @@ Nothing is copied: what is at a destination is an entry of `FakeFts.copied`. How
 
 from __future__ import annotations
 
-import datetime as dt
 import hashlib
 import json
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
-from uuid import UUID, uuid4, uuid5
+from uuid import uuid4, uuid5
 from zlib import adler32
 
 from cryptography import x509
@@ -29,16 +29,18 @@ from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair, trustRootFromCertificates
 from twisted.web.server import Site
 
+from tests.fakes.fts3_jobs import BASE, EXISTS, FINAL, FINAL_FILES, Rejected, error, new_job, stamp, sum_up
+
 __all__ = ["FakeFts", "listen"]
 
-BASE = UUID("01874efb-4735-4595-bc9c-591aef8240c9")
 PROXY_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
 ALLOW_PROXIES = 0x40  # X509_V_FLAG_ALLOW_PROXY_CERTS
-FINAL = ("FINISHED", "FAILED", "FINISHEDDIRTY", "CANCELED")
-FINAL_FILES = ("FINISHED", "FAILED", "CANCELED", "NOT_USED")
-EXISTS = "DESTINATION [17] Destination file exists and overwrite is not enabled"
+HELD = ("ON_HOLD", "ON_HOLD_STAGING")
 HOUR = 3600
-FORMAT = "%Y-%m-%dT%H:%M:%S"
+NOT_YOURS = "The requested ID and the credentials ID do not match"
+DUPLICATE = """(MySQLdb.IntegrityError) (1062, "Duplicate entry '834b5cc2' for key 'dest_surl_uuid'")
+[SQL: INSERT INTO t_file (hashed_id, file_index, job_id) VALUES (%s, %s, %s)]"""
+PID = 4711
 
 
 @dataclass
@@ -52,30 +54,36 @@ class Delegated:
 
 @dataclass
 class FakeFts:
-    """The server; ``now`` is its time, ``manner`` how it treats the next requests."""
+    """The server; ``now`` is its time, ``manner`` how it treats the next requests.
+
+    It ``reports`` what is in the way of a copy if the storage tells of tape and disk: GridFTP and WebDAV do not.
+    """
 
     now: Callable[[], float] = time.time
     manner: str = "waits"
+    reports: bool = False
+    checks_duplicates: bool = False
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     archive: dict[str, dict[str, Any]] = field(default_factory=dict)
     delegations: dict[str, Delegated] = field(default_factory=dict)
     copied: dict[str, list[str]] = field(default_factory=dict)
     there: dict[str, tuple[int, str]] = field(default_factory=dict)
+    banned: set[str] = field(default_factory=set)
     asked: list[tuple[str, str]] = field(default_factory=list)
     submissions: list[dict[str, Any]] = field(default_factory=list)
 
     app = Klein()
 
     def _time(self, at: float | None = None) -> str:
-        return dt.datetime.fromtimestamp(self.now() if at is None else at, dt.UTC).strftime(FORMAT)
+        return stamp(self.now() if at is None else at)
 
     def run(self, job_id: str) -> None:
         """Begin to copy all files of a job."""
         job = self.jobs[job_id]
         for file in job["files"]:
             if file["file_state"] == "SUBMITTED":
-                file.update(file_state="ACTIVE", start_time=self._time())
-        self._sum_up(job)
+                file.update(file_state="ACTIVE", start_time=self._time(), pid=PID, reason="", filesize=0)
+        sum_up(job, self.now())
 
     def finish(self, job_id: str, *states: str, reason: str = "") -> None:
         """End files of a job, all alike or one by one; what is FINISHED has been copied, if nothing was in the way."""
@@ -83,39 +91,23 @@ class FakeFts:
         for number, file in enumerate(job["files"]):
             if file["file_state"] not in FINAL_FILES:
                 self._end(job, file, states[min(number, len(states) - 1)] if states else "FINISHED", reason)
-        self._sum_up(job)
+        sum_up(job, self.now())
 
     def _end(self, job: dict[str, Any], file: dict[str, Any], state: str, reason: str) -> None:
         target = file["dest_surl"]
+        size = file["user_filesize"] or 1000
         if state == "FINISHED" and target in self.there and not job["overwrite_flag"]:
             state, reason = "FAILED", EXISTS
-            if job["dst_file_report"]:
-                size, checksum = self.there[target]
-                report = {"file_size": size, "checksum_type": "ADLER32", "checksum_value": checksum}
-                file["file_metadata"] = {**(file["file_metadata"] or {}), "dst_file": {**report, "file_on_tape": False}}
+            if job["dst_file_report"] and self.reports:
+                known, checksum = self.there[target]
+                report = {"file_size": known, "checksum_type": "ADLER32", "checksum_value": checksum}
+                places = {"file_on_tape": False, "file_on_disk": True}
+                file["file_metadata"] = {**(file["file_metadata"] or {}), "dst_file": {**report, **places}}
         elif state == "FINISHED":
             self.copied.setdefault(target, []).append(job["job_id"])
-            size = file["user_filesize"] or 1000
-            value = file["checksum"].partition(":")[2] or _adler(file["source_surl"])
-            self.there[target] = (size, value)
-            file.update(filesize=size, checksum=f"ADLER32:{value}")
-        file.update(file_state=state, reason=reason or None, finish_time=self._time())
-
-    def _sum_up(self, job: dict[str, Any]) -> None:
-        states = {file["file_state"] for file in job["files"]}
-        if job["job_state"] == "CANCELED":
-            return
-        if states <= set(FINAL_FILES):
-            if states == {"FINISHED"}:
-                state = "FINISHED"
-            elif "FAILED" in states:
-                state = "FINISHEDDIRTY" if "FINISHED" in states else "FAILED"
-            else:
-                state = "CANCELED"
-            job.update(job_state=state, job_finished=self._time())
-            job["reason"] = next((file["reason"] for file in job["files"] if file["reason"]), None)
-        elif "ACTIVE" in states:
-            job["job_state"] = "ACTIVE"
+            self.there[target] = (size, file["checksum"].partition(":")[2] or _adler(file["source_surl"]))
+        # What its checksum turned out to be it keeps to itself.
+        file.update(file_state=state, reason=reason, finish_time=self._time(), filesize=size, pid=PID)
 
     def purge(self, job_id: str, *, backup: bool = True) -> None:
         """Forget a job, as the server does after some days."""
@@ -139,7 +131,7 @@ class FakeFts:
         return json.dumps(what).encode()
 
     def _error(self, request: Any, code: int, text: str) -> bytes:
-        return self._json(request, {"status": f"{code} Error", "message": text}, code)
+        return self._json(request, error(code, text), code)
 
     async def _mannered(self, request: Any) -> bytes | None:
         """Misbehave, if that is the manner; None to go on."""
@@ -159,8 +151,11 @@ class FakeFts:
         if (bad := await self._mannered(request)) is not None:
             return bad
         name, number = self._who(request)[0], self._delegation(request)
-        me = {"delegation_id": number, "user_dn": name, "dn": [name], "vos": [number], "vos_id": [number]}
-        more = {"voms_cred": [], "roles": [], "level": {"transfer": "vo"}, "base_id": str(BASE), "is_root": False}
+        me = {"delegation_id": number, "user_dn": name, "dn": [name], "vos": [number]}
+        more = {"voms_cred": [], "roles": [], "level": {"transfer": "vo", "datamanagement": "all"}, "is_root": False}
+        more |= {"base_id": str(BASE), "vos_id": [str(uuid5(BASE, number))]}
+        if self.manner == "strangers":
+            me |= {"delegation_id": None, "user_dn": "anon", "dn": ["anon"], "vos": []}
         return self._json(request, {**me, **more, "method": "certificate"})
 
     @app.route("/delegation/<number>", methods=["GET"])
@@ -169,20 +164,20 @@ class FakeFts:
         if (bad := await self._mannered(request)) is not None:
             return bad
         if number != self._delegation(request):
-            return self._error(request, 403, "not yours")
+            return self._error(request, 403, NOT_YOURS)
         found = self.delegations.get(number)
         if not found or not found.until:
             return self._json(request, None)
-        return self._json(request, {"termination_time": self._time(found.until), "voms_attrs": []})
+        return self._json(request, {"termination_time": self._time(found.until), "voms_attrs": [""]})
 
     @app.route("/delegation/<number>/request", methods=["GET"])
     def request(self, request: Any, number: str) -> bytes:
-        """Give a request to be signed; its key is made anew."""
+        """Give a request to be signed; the key of the first one is kept."""
         if number != self._delegation(request):
-            return self._error(request, 403, "not yours")
+            return self._error(request, 403, NOT_YOURS)
         found = self.delegations.setdefault(number, Delegated())
-        found.key = rsa.generate_private_key(65537, 2048)
-        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "FTS3")])
+        found.key = found.key or rsa.generate_private_key(65537, 2048)
+        name = x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "Dummy")])
         wanted = x509.CertificateSigningRequestBuilder().subject_name(name).sign(found.key, hashes.SHA256())
         request.setHeader("Content-Type", "text/plain")
         request.setHeader("X-Delegation-ID", number)
@@ -192,8 +187,10 @@ class FakeFts:
     def credential(self, request: Any, number: str) -> bytes:
         """Take a proxy that the caller has signed."""
         found = self.delegations.get(number)
-        if number != self._delegation(request) or found is None or found.key is None:
-            return self._error(request, 403, "not yours")
+        if number != self._delegation(request):
+            return self._error(request, 403, NOT_YOURS)
+        if found is None or found.key is None:
+            return self._error(request, 400, "No credential cache found")
         try:
             found.until = _checked(request.content.read(), found.key, self._who(request)[1], self.now())
         except (ValueError, InvalidSignature) as error:
@@ -205,7 +202,10 @@ class FakeFts:
     @app.route("/delegation/<number>", methods=["DELETE"])
     def undelegate(self, request: Any, number: str) -> bytes:
         """Forget a proxy."""
-        self.delegations.pop(number, None)
+        if number != self._delegation(request):
+            return self._error(request, 403, NOT_YOURS)
+        if self.delegations.pop(number, None) is None:
+            return self._error(request, 404, "Delegated credentials not found")
         request.setResponseCode(204)
         return b""
 
@@ -214,16 +214,10 @@ class FakeFts:
         """Take a job."""
         if (bad := await self._mannered(request)) is not None:
             return bad
-        number = self._delegation(request)
-        found = self.delegations.get(number)
-        if not found or found.until - self.now() < HOUR:
-            return self._error(request, 419, "The delegated credentials expire in less than an hour")
         try:
-            job = self._new_job(json.loads(request.content.read()), number)
-        except (KeyError, ValueError, TypeError) as error:
-            return self._error(request, 400, f"Invalid job: {error!r}")
-        if job["job_id"] in self.jobs:
-            return self._error(request, 409, "The sid provided by the user is duplicated")
+            job = self._taken(request)
+        except Rejected as rejected:
+            return self._error(request, rejected.code, str(rejected))
         self.jobs[job["job_id"]] = job
         if self.manner == "loses":
             # The answer, not the job.
@@ -231,32 +225,29 @@ class FakeFts:
             return await Deferred()
         return self._json(request, {"job_id": job["job_id"]})
 
-    def _new_job(self, asked: dict[str, Any], vo: str) -> dict[str, Any]:
+    def _taken(self, request: Any) -> dict[str, Any]:
+        """The job of a submission, which is refused if that must be."""
+        name, number = self._who(request)[0], self._delegation(request)
+        found = self.delegations.get(number)
+        if not found or not found.until:
+            raise Rejected(419, f'No delegation found for "{name}"')
+        if found.until - self.now() < HOUR:
+            raise Rejected(419, f"The delegated credentials has less than one hour left ({number})")
+        try:
+            asked = json.loads(request.content.read())
+        except ValueError:
+            raise Rejected(400, "Badly formatted JSON request") from None
         self.submissions.append(asked)
-        params, number = asked["params"], str(uuid4())
-        if params.get("id_generator") == "deterministic":
-            number = str(uuid5(uuid5(BASE, vo), params["sid"]))
-        files = [self._new_file(index, each) for index, each in enumerate(asked["files"])]
-        if not files:
-            raise ValueError("no files")
-        known = {"job_id": number, "job_state": "SUBMITTED", "job_type": "N", "reason": None, "vo_name": vo}
-        more = {"submit_time": self._time(), "job_finished": None, "job_metadata": params.get("job_metadata")}
-        flags = {
-            "overwrite_flag": bool(params.get("overwrite")),
-            "dst_file_report": bool(params.get("dst_file_report")),
-        }
-        return {**known, **more, **flags, "priority": params.get("priority", 3), "files": files}
-
-    def _new_file(self, index: int, asked: dict[str, Any]) -> dict[str, Any]:
-        (source,), (target,) = asked["sources"], asked["destinations"]
-        for url in (source, target):
-            if url.startswith("file:") or "://" not in url or not url.partition("://")[2].partition("/")[0]:
-                raise ValueError(url)
-        times = dict.fromkeys(["start_time", "finish_time", "staging_start", "staging_finished"])
-        known = {"file_id": len(self.submissions) * 1000 + index, "file_index": index, "file_state": "SUBMITTED"}
-        urls = {"source_surl": source, "dest_surl": target, "checksum": asked.get("checksum") or "ADLER32"}
-        sizes = {"filesize": None, "user_filesize": asked.get("filesize")}
-        return {**known, **urls, **sizes, **times, "reason": None, "file_metadata": asked.get("metadata")}
+        job = new_job(asked, (name, number), self.now(), str(uuid4()))
+        if banned := self.banned & {each[what] for each in job["files"] for what in ("source_se", "dest_se")}:
+            raise Rejected(403, f"{banned.pop()} is banned")
+        if job["job_id"] in self.jobs:
+            raise Rejected(409, "The sid provided by the user is duplicated")
+        active = [each for other in self.jobs.values() for each in other["files"]]
+        taken = {each["dest_surl"] for each in active if each["file_state"] not in FINAL_FILES}
+        if self.checks_duplicates and taken & {each["dest_surl"] for each in job["files"]}:
+            raise Rejected(409, f"The submission is duplicated {DUPLICATE}")
+        return job
 
     @app.route("/jobs/<numbers>", methods=["GET"])
     async def status(self, request: Any, numbers: str) -> bytes:
@@ -268,10 +259,10 @@ class FakeFts:
             for number in wanted:
                 self._get_on(number)
         fields = request.args.get(b"files")
-        answers = [self._told(number, fields and fields[0].decode().split(",")) for number in wanted]
+        asked = fields[0].decode().split(",") if fields else []
+        answers = [self._told(request, number, asked) for number in wanted]
         if len(wanted) == 1:
-            found = answers[0]
-            return self._json(request, found, 404 if found.get("http_status", "").startswith("404") else 200)
+            return self._json(request, answers[0], int(answers[0]["http_status"][:3]))
         mixed = any(not each["http_status"].startswith("200") for each in answers)
         return self._json(request, answers, 207 if mixed else 200)
 
@@ -282,20 +273,23 @@ class FakeFts:
         elif job and job["job_state"] == "SUBMITTED":
             self.run(number)
 
-    def _told(self, number: str, fields: list[str] | None) -> dict[str, Any]:
+    def _told(self, request: Any, number: str, fields: list[str]) -> dict[str, Any]:
         job = self.jobs.get(number)
+        told: dict[str, Any] = {"job_id": number}
         if job is None:
-            return {"job_id": number, "http_status": "404 Not Found", "http_message": "No job with that id"}
-        told = {name: value for name, value in job.items() if name not in ("files", "dst_file_report")}
+            return {**told, **_status(404), "http_message": f'No job with the id "{number}" has been found'}
+        if job["vo_name"] != self._delegation(request):
+            return {**told, **_status(403), "http_message": f'Not enough permissions to check the job "{number}"'}
+        told = {name: value for name, value in job.items() if name != "files"}
         if fields:
-            told["files"] = [{name: each[name] for name in fields} for each in job["files"]]
+            told["files"] = [{name: each[name] for name in fields if name in each} for each in job["files"]]
         return {**told, "http_status": "200 Ok"}
 
     @app.route("/jobs/<number>/files", methods=["GET"])
     def files(self, request: Any, number: str) -> bytes:
         """Tell of a job's files."""
         if number not in self.jobs:
-            return self._error(request, 404, "No job with that id")
+            return self._error(request, 404, f'No job with the id "{number}" has been found')
         return self._json(request, self.jobs[number]["files"])
 
     @app.route("/jobs/<number>/dm", methods=["GET"])
@@ -309,7 +303,7 @@ class FakeFts:
         if (bad := await self._mannered(request)) is not None:
             return bad
         if number not in self.archive:
-            return self._error(request, 404, "No job with that id in the archive")
+            return self._error(request, 404, f'No job with the id "{number}" has been found in the archive')
         return self._json(request, self.archive[number])
 
     @app.route("/jobs/<numbers>", methods=["DELETE"])
@@ -317,39 +311,36 @@ class FakeFts:
         """Cancel: at once by name, while what runs has yet to be stopped."""
         if (bad := await self._mannered(request)) is not None:
             return bad
-        answers = []
-        for number in numbers.split(","):
-            job = self.jobs.get(number)
-            if job is None:
-                answers.append({"job_id": number, "http_status": "404 Not Found", "http_message": "No such job"})
-                continue
-            told: dict[str, Any] = {"http_status": "200 Ok", "http_message": None}
-            if job["job_state"] in FINAL:
-                told = {
-                    "http_status": "304 Not Modified",
-                    "http_message": "The job is in a terminal state",
-                }
-            else:
-                self._cancel(job)
-            answers.append({**self._told(number, None), **told})
+        answers = [self._ended(request, number) for number in numbers.split(",")]
         if len(answers) == 1:
-            return self._json(request, answers[0], 404 if answers[0]["http_status"].startswith("404") else 200)
+            code = int(answers[0]["http_status"][:3])
+            return self._json(request, answers[0], 200 if code == 304 else code)
         mixed = any(not each["http_status"].startswith("200") for each in answers)
         return self._json(request, answers, 207 if mixed else 200)
 
+    def _ended(self, request: Any, number: str) -> dict[str, Any]:
+        told = self._told(request, number, [])
+        if not told["http_status"].startswith("200"):
+            return told
+        job = self.jobs[number]
+        if job["job_state"] in FINAL:
+            return {**told, **_status(304), "http_message": "The job is in a terminal state"}
+        self._cancel(job)
+        return {**self._told(request, number, []), "http_message": None}
+
     def _cancel(self, job: dict[str, Any]) -> None:
-        job.update(job_state="CANCELED", reason="Job canceled by the user", job_finished=self._time())
+        told = "Job canceled by the user"
+        job.update(job_state="CANCELED", reason=told, job_finished=self._time(), cancel_job=True)
         for file in job["files"]:
-            if file["file_state"] not in FINAL_FILES:
-                running = file["file_state"] == "ACTIVE"
-                file.update(file_state="CANCELED", reason="Job canceled by the user")
-                file["finish_time"] = None if running else self._time()
+            if file["file_state"] not in (*FINAL_FILES, *HELD):
+                # Who has a process is signalled before it has an end.
+                file.update(file_state="CANCELED", reason=told, finish_time=None if file["pid"] else self._time())
 
     def stop_copies(self, job_id: str, state: str = "CANCELED") -> None:
         """What was cancelled while it ran stops, or ends by itself before."""
         job = self.jobs[job_id]
         for file in job["files"]:
-            if file["finish_time"] is None:
+            if file["file_state"] == "CANCELED" and file["finish_time"] is None:
                 if state == "FINISHED":
                     file["reason"] = None
                     self._end(job, file, state, "")
@@ -372,6 +363,10 @@ class FakeFts:
                 self.finish(number)
                 self.purge(number, backup=False)
         return self._json(request, {"copied": self.copied, "submissions": self.submissions, "jobs": self.jobs})
+
+
+def _status(code: int) -> dict[str, str]:
+    return {"http_status": f"{code} {HTTPStatus(code).phrase}"}
 
 
 def _adler(url: str) -> str:
@@ -432,12 +427,20 @@ async def banned(request: Any) -> bytes:
     return b"<html><body>The user has been banned</body></html>"
 
 
+async def lost(request: Any) -> bytes:
+    """Not be there, as a front says whose server has moved."""
+    request.setResponseCode(404)
+    return b"<html><body><h1>Not Found</h1></body></html>"
+
+
 async def lies(request: Any) -> bytes:
     """Answer with what is no answer."""
     return b'{"job_state": 7, "files": "many"}'
 
 
-MANNERS: dict[str, Callable[[Any], Any]] = {each.__name__: each for each in (hang, reset, half, broken, banned, lies)}
+MANNERS: dict[str, Callable[[Any], Any]] = {
+    each.__name__: each for each in (hang, reset, half, broken, banned, lost, lies)
+}
 
 
 def listen(fake: FakeFts, certificate: Path, key: Path, ca: Path, reactor: Any, port: int = 0) -> Any:

@@ -10,7 +10,8 @@ from uuid import UUID, uuid5
 import pytest
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.fakes.fts3 import BASE, FakeFts, listen
+from tests.fakes.fts3 import FakeFts, listen
+from tests.fakes.fts3_jobs import BASE
 from tests.gridftp import Authority
 from tests.servers import MISSING, services_required
 

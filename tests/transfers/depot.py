@@ -23,7 +23,7 @@ from datahub.transfers.endings import Endings
 from datahub.transfers.handing import FOLLOW, Handing, declare_servers
 from datahub.transfers.model import Place, Submission, Transfer
 from datahub.transfers.movers import CopiedFile, Delivery, Filed, Leftover, Order
-from datahub.transfers.pipeline import LANES, MOVE, STAGE, Limits, Pipeline
+from datahub.transfers.pipeline import FTS, LANES, MOVE, STAGE, Limits, Pipeline
 from datahub.transfers.reports import Reports
 from datahub.transfers.routes import TransferRoutes
 from datahub.transfers.service import Rules, Seen, Transfers
@@ -145,16 +145,16 @@ class Depot:
         self.mover = Mover()
         self.movers: dict[str, Any] = {"file": self.mover}
         self.full = ""
-        limits = Limits(2, moving, staging_timeout, retry_for)
+        self.agents = agents(self.hub_clock) if agents else {}
+        limits = Limits(2, moving, staging_timeout, retry_for, handed=frozenset(self.agents))
         floor = Floor(self.store, self.queue, self.hub_clock, self.clock, ME)
         stager = stager or ArchiveStager(self.archive)
-        self.agents = agents(self.hub_clock) if agents else {}
         self.handing = Handing(floor, self.agents, Endings(limits, self.hub_clock)) if agents else None
         self.pipeline = Pipeline(self.store, stager, self.movers, limits, self.hub_clock, self.clock, ME, self.handing)
-        self.reports = Reports(floor, self.pipeline.cost)
+        self.reports = Reports(floor, limits)
         self.lanes = {step.lane: Lane(step, floor) for step in self.pipeline.steps()}
         self.feed = Feed(self.store, self.clock)
-        rules = Rules(shared, limits.cost, KEEP)
+        rules = Rules(shared, limits, KEEP)
         places: Any = {**self.movers, **self.agents} if agents else self.movers
         self.verbs = Transfers(floor, self.feed, places, self._admit, self.pipeline.moved, rules)
         servers = {scheme: agent.server.url for scheme, agent in self.agents.items()}
@@ -191,8 +191,8 @@ class Depot:
         self.look(STAGE)
 
     def move(self) -> None:
-        """Let the moving lane look only."""
-        self.look(MOVE)
+        """Let the lanes look only in which transfers are moved, here or by FTS."""
+        self.look(MOVE, FTS)
 
     def follow(self) -> None:
         """Let the time go by until some job at an FTS server is due, and let it be asked about."""

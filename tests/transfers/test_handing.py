@@ -2,133 +2,22 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-import treq
-from sqlalchemy import text
-from treq.client import HTTPClient
-from treq.testing import RequestTraversalAgent, _SynchronousProducer
 from twisted.internet.defer import Deferred
 
-from datahub.archive import Entry, Product
-from datahub.errors import FinalFault, PassingFault
+from datahub.archive import Product
+from datahub.errors import PassingFault
 from datahub.kit.aio import start
-from datahub.kit.clock import HubClock
-from datahub.kit.threads import InlinePool
 from datahub.transfers import endings
 from datahub.transfers.handing import AT_ONCE, LOOK_AGAIN, SENDING, STOPPING
 from datahub.transfers.model import Status
-from datahub.transfers.movers.fts import Asked, Fts, TooLarge
-from datahub.transfers.movers.fts_jobs import Agent
-from datahub.transfers.movers.proxies import Papers
-from datahub.transfers.pipeline import MOVE
-from datahub.work import presence, sweeper
-from tests.fakes.fts3 import Delegated, FakeFts
-from tests.transfers.depot import ME, Depot, caller
-
-TARGET = "gsiftp://there.example.org/home/alice/"
-HUB = "/CN=hub"
-
-
-class KnownFts(FakeFts):
-    """The server, where everybody is the hub."""
-
-    def _who(self, request: Any) -> Any:
-        return HUB, None
-
-
-class InlineFts(Fts):
-    """The client, in memory; ``faults`` are raised in place of answers, before or ``after`` the server has heard."""
-
-    def __init__(self, fake: FakeFts, clock: HubClock) -> None:
-        super().__init__("https://fts:8446", Papers(), lambda: None, clock, None)  # type: ignore[arg-type, return-value]
-        self.agent = RequestTraversalAgent(fake.app.resource())
-        self.http = HTTPClient(self.agent, data_to_body_producer=_SynchronousProducer)
-        self.faults: list[Any] = []
-        self.after: list[Any] = []
-
-    async def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> Asked:
-        await outcome(self.faults)
-        asking = self.http.request(method, f"https://fts:8446{path}", data=body)
-        self.agent.flush()
-        response = await asking
-        reading = treq.content(response)
-        self.agent.flush()
-        answer = Asked(response.code, await reading)
-        if method == "POST":
-            await outcome(self.after)
-        return answer
-
-
-async def outcome(answers: list[Any]) -> None:
-    answer = answers.pop(0) if answers else None
-    if isinstance(answer, Exception):
-        raise answer
-    if answer is not None:
-        await answer
-
-
-class Archive:
-    """Lists each product as one file, or a tree of two."""
-
-    def walk(self, product: Product) -> Any:
-        for name in ("a b", "c") if product.is_directory else ("",):
-            yield Entry(name, 1000, 0, 1, 1, is_directory=False)
-
-    def open(self, product: Product, entry: Any) -> int:
-        return os.open("/dev/null", os.O_RDONLY)
-
-
-class FtsDepot(Depot):
-    """Transfers to an FTS server in memory."""
-
-    def __init__(self, **more: Any) -> None:
-        self.fake = KnownFts()
-
-        def agents(clock: HubClock) -> dict[str, Any]:
-            self.fake.now = lambda: clock.wall() / 1000
-            self.fts = InlineFts(self.fake, clock)
-            self.fts._current = lambda: self._session  # type: ignore[method-assign]
-            source = "gsiftp://hub.example.org"
-            return {"gsiftp": Agent(self.fts, Archive(), InlinePool(), source)}  # type: ignore[arg-type]
-
-        self._session: Any = type("Session", (), {"me": None, "delegated_until": 0.0})()
-        super().__init__(agents=agents, **more)
-        number = self.fake._delegation(None)
-        self.fake.delegations[number] = Delegated(until=self.fake.now() + 10**9)
-
-    def handed(self, **more: Any) -> str:
-        """A transfer that is at FTS."""
-        number = self.submit(destination_path=TARGET, **more)
-        self.stage()
-        self.move()
-        return number
-
-    def job(self, number: str) -> str:
-        """The id of the job of a transfer."""
-        return str(self.transfer(number).fts_jobid)
-
-    def copies(self) -> Counter[str]:
-        """How often each destination was written."""
-        return Counter({target: len(jobs) for target, jobs in self.fake.copied.items()})
-
-    def flights(self) -> int:
-        """How many jobs are followed."""
-        return len(self.store.now(lambda c: c.execute(text("SELECT job FROM fts_job")).all()))
-
-    def crash(self) -> None:
-        """Lose the hub that has the work, and start again."""
-        for lane in self.lanes.values():
-            lane.halt()
-        self.store.now(partial(presence.take_back, owner=ME))
-        self.clock.advance(1)
-        for lane in self.lanes.values():
-            lane.open()
+from datahub.transfers.pipeline import FTS
+from datahub.work import sweeper
+from tests.transfers.depot import caller
+from tests.transfers.fts_depot import TARGET, FtsDepot
 
 
 @pytest.fixture
@@ -166,7 +55,7 @@ def test_the_way_through(depot):
     found = depot.transfer(number)
     assert (found.status, found.fts_attempt, found.files, found.size) == (Status.SUCCESS, None, 1, 1000)
     assert found.detailed_status == f"delivered and verified: {TARGET}005"
-    assert list(found.checksums) == ["adler32"]
+    assert found.checksums == {}
     details = {"server": "https://fts:8446", "job_id": found.fts_jobid, "job_state": "FINISHED"}
     assert found.fts_details == {**details, "files": {"FINISHED": 1}}
     assert (depot.place(number), depot.flights()) == (None, 0)
@@ -174,7 +63,7 @@ def test_the_way_through(depot):
 
 def test_many_are_asked_about_at_once():
     """In requests of a hundred, less often the older they are."""
-    depot = FtsDepot(moving=300)
+    depot = FtsDepot()
     numbers = [depot.submit(destination_path=f"{TARGET}{each}") for each in range(250)]
     while any(depot.transfer(each).fts_jobid is None for each in numbers):
         depot.stage()
@@ -202,6 +91,7 @@ def test_many_are_asked_about_at_once():
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_crash_around_the_submission_copies_once(depot, moment, purged, overwrite):
     """Between FTS's answer and our commit, and the job is purged there by then: one copy, one SUCCESS."""
+    depot.fake.reports = purged == "gone"
     gate = Deferred()
     (depot.fts.faults if moment == "before" else depot.fts.after).append(gate)
     if moment == "before":
@@ -230,65 +120,17 @@ def test_a_crash_around_the_submission_copies_once(depot, moment, purged, overwr
     gate.cancel()
 
 
-def test_a_lost_answer_is_found_again(depot):
-    """FTS has the job, the hub heard nothing: it asks by the id that the job must have."""
-    depot.fts.after = [PassingFault("the FTS server is silent")]
-    number = depot.handed()
-    assert depot.place(number).state == "delayed"
-    depot.wait_for_retry(number)
-    depot.move()
-    assert (depot.place(number).state, len(depot.fake.submissions)) == ("parked", 1)
-
-
-def test_a_server_that_is_away(depot):
-    """Before the submission it is tried again; later the follower rests, and goes on."""
-    depot.fts.faults = [PassingFault("the FTS server is away")]
-    number = depot.handed()
-    assert depot.transfer(number).detailed_status == "the FTS server is away"
-    depot.wait_for_retry(number)
-    depot.move()
-    depot.fts.faults = [PassingFault("away")] * 3
-    for _ in range(4):
-        depot.follow()
+def test_a_checksum_that_was_asked_for(depot):
+    """FTS compares it with both sides, and tells no other."""
+    number = depot.handed(checksum="ADLER32:0ab40218")
     depot.fake.finish(depot.job(number))
-    depot.clock.advance(60)
     depot.follow()
-    depot.follow()
-    assert depot.transfer(number).status is Status.SUCCESS
-
-
-@pytest.mark.parametrize(
-    ("reason", "status"),
-    [
-        ("SOURCE [2] No such file or directory", Status.ERROR),
-        ("DESTINATION [13] Permission denied", Status.ERROR),
-        ("TRANSFER [110] Connection timed out", Status.TRANSFERRING),
-        ("TRANSFER [5] something that nobody has seen", Status.TRANSFERRING),
-        ("Ein neuer Text", Status.TRANSFERRING),
-    ],
-)
-def test_a_failure_at_fts(depot, reason, status):
-    """What will not pass ends it; all else is tried again by another job, and the text is kept whole."""
-    number = depot.handed()
-    job = depot.job(number)
-    depot.fake.finish(job, "FAILED", reason=reason)
-    depot.follow()
-    found = depot.transfer(number)
-    assert (found.status, found.detailed_status) == (status, f"https://fts:8446: {reason}")
-    assert found.fts_details["failures"] == [{"destination": f"{TARGET}005", "state": "FAILED", "reason": reason}]
-    assert depot.handing.unknown == (reason == "Ein neuer Text")
-    if status is Status.TRANSFERRING:
-        depot.wait_for_retry(number)
-        depot.move()
-        assert depot.job(number) != job
-        depot.fake.finish(depot.job(number))
-        depot.follow()
-        assert depot.transfer(number).status is Status.SUCCESS
-    assert depot.flights() == 0
+    assert depot.transfer(number).checksums == {"adler32": "0ab40218"}
 
 
 def test_a_tree_that_arrives_in_part(depot):
     """FINISHEDDIRTY: the next job copies what is missing, and takes what is there for ours if it is the same."""
+    depot.fake.reports = True
     product = Product("005", "005", Path("/archive/005"), is_directory=True, files=2, size=2000)
     depot.archive.answers = [product] * 3
     number = depot.handed()
@@ -373,7 +215,7 @@ def test_a_copy_that_never_stops(depot):
     for _ in range(60):
         depot.clock.advance(STOPPING / 1000 / 30)
         depot.store.now(partial(sweeper._wake, now=depot.hub_clock.now()))
-        depot.look(MOVE)
+        depot.look(FTS)
         depot.follow()
     assert depot.transfer(number).status is Status.CANCELLED
 
@@ -441,37 +283,6 @@ def test_a_job_that_nobody_knows_any_more(depot):
     assert depot.transfer(number).status is Status.SUCCESS
 
 
-def test_a_hub_that_does_not_know_the_server(depot):
-    """Leaves following to the hubs that do, rather than end it for all."""
-    number = depot.handed()
-    depot.fake.finish(depot.job(number))
-    known, depot.handing._servers = depot.handing._servers, {}
-    depot.follow()
-    assert depot.transfer(number).status is Status.TRANSFERRING
-    depot.handing._servers = known
-    depot.follow()
-    assert depot.transfer(number).status is Status.SUCCESS
-
-
-def test_an_answer_that_is_too_large(monkeypatch):
-    """Less is asked for at once; a single job that is too large waits, and all others go on."""
-    depot = FtsDepot(moving=5)
-    numbers = [depot.handed(overwrite=True) for _ in range(5)]
-    huge, ask = depot.job(numbers[0]), depot.fts._ask
-
-    async def limited(method: str, path: str, *more: Any) -> Asked:
-        if huge in path or path.partition("?")[0].count(",") > 1:
-            raise TooLarge("the answer is too large")
-        return await ask(method, path, *more)
-
-    monkeypatch.setattr(depot.fts, "_ask", limited)
-    for each in numbers:
-        depot.fake.finish(depot.job(each))
-    depot.follow()
-    assert [depot.transfer(each).status for each in numbers] == [Status.TRANSFERRING] + [Status.SUCCESS] * 4
-    depot.end()
-
-
 def test_it_is_looked_at_again_though_nobody_follows(depot):
     """The parked item has an end; then its step asks itself."""
     number = depot.handed()
@@ -484,13 +295,3 @@ def test_it_is_looked_at_again_though_nobody_follows(depot):
     depot.store.now(partial(sweeper._wake, now=depot.hub_clock.now()))
     depot.move()
     assert depot.transfer(number).status is Status.SUCCESS
-
-
-def test_a_refused_submission_ends_it(depot):
-    """And leaves nothing to be followed for ever."""
-    depot.fts.faults = [None, None, FinalFault("https://fts:8446 answered 400: Invalid job")]
-    number = depot.handed()
-    assert depot.transfer(number).status is Status.ERROR
-    depot.clock.advance(SENDING / 1000)
-    depot.follow()
-    assert depot.flights() == 0

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from twisted.internet.defer import Deferred
 from twisted.logger import capturedLogs
 
@@ -15,7 +16,7 @@ from datahub.transfers import endings, tables
 from datahub.transfers.endings import LONGEST_PAUSE
 from datahub.transfers.model import Status, printable
 from datahub.transfers.movers import Checksum, DeliveryLost
-from datahub.transfers.pipeline import MOVE, STAGE
+from datahub.transfers.pipeline import FTS, MOVE, STAGE
 from datahub.work import presence
 from tests.transfers.depot import DELIVERY, ME, START, Depot, caller
 
@@ -212,6 +213,16 @@ def test_what_is_at_a_former_fts_server_is_not_copied_here(depot):
     depot.move()
     assert "https://fts:8446, which is not configured any more" in depot.transfer(number).detailed_status
     assert depot.mover.calls == []
+
+
+def test_what_an_fts_server_was_to_move_and_never_had(depot):
+    """It is moved here, where that is configured by now."""
+    number = staged(depot)
+    move = text("UPDATE work SET lane = :lane")
+    depot.store.now(lambda connection: connection.execute(move, {"lane": FTS}))
+    depot.look(FTS)
+    depot.look(MOVE)
+    assert depot.transfer(number).status is Status.SUCCESS
 
 
 def test_what_was_given_up_leaves_nothing(depot):

@@ -17,7 +17,7 @@ from datahub.store import Store
 from datahub.transfers import passcode, tables
 from datahub.transfers.attempts import Attempts
 from datahub.transfers.model import Status, Submission, Transfer
-from datahub.transfers.pipeline import MOVE, STAGE
+from datahub.transfers.pipeline import FTS, LANES, MOVE, STAGE, Limits
 from datahub.transfers.reports import Reports, StagingReport, parse_success
 from datahub.transfers.service import _new_transfer, actor_of
 from datahub.work import Item, ledger
@@ -39,7 +39,7 @@ class Desk:
         self.clock = HubClock()
         self.queue = Announcements()
         floor = Floor(store, self.queue, self.clock, reactor, ME)
-        self.reports = Reports(floor, lambda _: ledger.COST)
+        self.reports = Reports(floor, Limits(2, 2, 60, 60, handed=frozenset({"gsiftp"})))
         self.attempts = Attempts(store, self.clock, ME)
         self.new = _new_transfer(ALICE, Submission("005", "file:///d"), 1000)
 
@@ -47,7 +47,7 @@ class Desk:
         """Submit and claim."""
 
         def submit(connection: Any) -> list[Item]:
-            for name in (STAGE, MOVE):
+            for name in LANES:
                 ledger.declare(connection, name, 4)
             tables.add(connection, self.new, actor_of(ALICE))
             ledger.enqueue(connection, STAGE, self.new.id, "alice")
@@ -133,7 +133,15 @@ async def test_an_attempt_outlasts_its_requests(desk: Desk) -> None:
     transfer = await desk.transfer()
     assert (transfer.status, transfer.stager_hostname, transfer.stager_path) == (Status.STAGING, "h", "/s/005")
     assert await desk.lanes() == [MOVE]
-    assert sorted(desk.queue.lanes) == sorted([MOVE, STAGE])
+    assert sorted(desk.queue.lanes) == sorted(LANES)
+
+
+async def test_what_is_staged_for_fts(desk: Desk) -> None:
+    """It goes on in FTS's own lane."""
+    desk.new = _new_transfer(ALICE, Submission("005", "gsiftp://there/d"), 1000)
+    errand = await desk.attempts.begin(await desk.begin())
+    await desk.reports.take(STRANGER, desk.report(errand.passcode))
+    assert await desk.lanes() == [FTS]
 
 
 async def test_an_attempt_that_was_given_up_is_over(desk: Desk) -> None:

@@ -27,7 +27,19 @@ from datahub.kit.asking import UNREACHED, Opening, cause, words
 from datahub.kit.clock import HubClock
 from datahub.transfers.movers.proxies import Papers, load, sign
 
-__all__ = ["FILE_FIELDS", "Asked", "Fts", "Job", "JobFile", "Jobs", "Refused", "TooLarge", "Unknown", "job_id"]
+__all__ = [
+    "FILE_FIELDS",
+    "Asked",
+    "Fts",
+    "Hidden",
+    "Job",
+    "JobFile",
+    "Jobs",
+    "Refused",
+    "TooLarge",
+    "Unknown",
+    "job_id",
+]
 
 log = Logger()
 
@@ -43,6 +55,7 @@ LIFETIME = 7 * 3600
 RENEW = 2 * 3600
 NEEDS_DELEGATION = 419
 PASSING = (408, 425, 429)
+BANNED = " is banned"
 
 
 class Unknown(Exception):
@@ -51,6 +64,10 @@ class Unknown(Exception):
 
 class Refused(Exception):
     """The server refuses a submission because there is one like it (409)."""
+
+
+class Hidden(PassingFault):
+    """The server has a job, and does not show it to the hub: for who has come by another name since."""
 
 
 class TooLarge(PassingFault):
@@ -88,11 +105,16 @@ class Job(msgspec.Struct, frozen=True):
         """Whether the server knows it."""
         return self.http_status is None or self.http_status.startswith(("200", "304"))
 
+    @property
+    def hidden(self) -> bool:
+        """Whether there is such a job, and the hub is somebody else now."""
+        return self.http_status is not None and self.http_status.startswith("403")
+
 
 class Whoami(msgspec.Struct, frozen=True):
-    """Who the hub is at the server."""
+    """Who the hub is at the server: without a ``delegation_id``, nobody."""
 
-    delegation_id: str
+    delegation_id: str | None
     vos: list[str] = []
     base_id: str | None = None
 
@@ -182,13 +204,16 @@ class Fts:
         """Who we are there, asked once."""
         session = self._current()
         if session.me is None:
-            session.me = _read(await self._ask("GET", "/whoami"), Whoami, "who the hub is")
+            me: Whoami = _read(await self._ask("GET", "/whoami"), Whoami, "who the hub is")
+            if me.delegation_id is None:
+                raise FinalFault(f"{self.url} has seen no certificate of the hub's: is it asked for one there?")
+            session.me = me
         return session.me
 
     async def id_of(self, sid: str) -> str:
         """The id that a job of ``sid`` will have."""
         me = await self.whoami()
-        return job_id(me.vos[0] if me.vos else me.delegation_id, sid, UUID(me.base_id) if me.base_id else BASE)
+        return job_id(me.vos[0] if me.vos else me.delegation_id or "", sid, UUID(me.base_id) if me.base_id else BASE)
 
     async def delegate(self, *, anew: bool = False) -> None:
         """See to it that the server can act for us for two hours at least."""
@@ -238,36 +263,40 @@ class Fts:
             await self.delegate(anew=True)
             answer = await self._ask("POST", "/jobs", body)
         if answer.code == 409:
-            raise Refused(words(answer.body))
+            # What comes behind it are the statements of the server's database.
+            raise Refused(words(answer.body).partition(" (")[0])
         taken: Taken = _read(answer, Taken, "the job's id", self._expect)
         return taken.job_id
 
     async def look(self, jobs: Sequence[str]) -> Jobs:
-        """What the server knows of jobs, in any order; of those that it does not know, that."""
+        """What the server knows of jobs, in any order; of those that it does not know or show, that."""
         answer = await self._ask("GET", f"/jobs/{','.join(jobs)}?files={FILE_FIELDS}")
         if len(jobs) > 1:
             many: Jobs = _read(answer, Jobs, "jobs", self._expect)
             return many
-        if answer.code in (403, 404):
-            return [Job(jobs[0], http_status=str(answer.code))]
+        if missing := _missing(answer):
+            return [missing]
         found = _read(answer, Job | Jobs, "a job", self._expect)
         return found if isinstance(found, list) else [found]
 
     async def recall(self, job: str) -> Job:
-        """What the server's archive knows of a job; raises `Unknown`."""
+        """What the server's archive knows of a job; raises `Unknown`, and `Hidden`."""
         answer = await self._ask("GET", f"/archive/{job}")
         if answer.code == 404:
             raise Unknown(job)
+        if answer.code == 403:
+            raise Hidden(f"{self.url} does not show the hub its old job: {words(answer.body)}")
         found: Job = _read(answer, Job, "an old job", self._expect)
         return found
 
     async def cancel(self, job: str) -> None:
-        """Cancel; that the job has ended already is no fault. Raises `Unknown`."""
+        """Cancel; that the job has ended already is no fault. Raises `Unknown`, and `Hidden`."""
         answer = await self._ask("DELETE", f"/jobs/{job}")
-        if answer.code == 404:
+        if (missing := _missing(answer)) and missing.hidden:
+            raise Hidden(f"{self.url} does not let the hub cancel: {missing.http_message}")
+        if missing:
             raise Unknown(job)
-        if answer.code != 304:
-            self._expect(answer)
+        self._expect(answer)
 
     def _expect(self, answer: Asked) -> None:
         if 200 <= answer.code < 300:
@@ -275,7 +304,9 @@ class Fts:
         said = words(answer.body)
         if answer.code == NEEDS_DELEGATION:
             raise PassingFault(f"{self.url} has no proxy of the hub: {said}")
-        passing = answer.code >= 500 or answer.code in PASSING or answer.code == 424
+        # A storage is banned while it is repaired.
+        banned = answer.code == 403 and said.endswith(BANNED) and "://" in said
+        passing = answer.code >= 500 or answer.code in PASSING or answer.code == 424 or banned
         raise (PassingFault if passing else FinalFault)(f"{self.url} answered {answer.code}{said and ': '}{said}")
 
     async def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> Asked:
@@ -301,6 +332,17 @@ class Fts:
         if not opening.whole:
             raise PassingFault(f"{self.url} broke off in the middle of an answer")
         return Asked(response.code, opening.data)
+
+
+def _missing(answer: Asked) -> Job | None:
+    """The one job that was asked about, if the server has none such or does not show it; None for all other answers."""
+    if answer.code not in (403, 404):
+        return None
+    try:
+        found = msgspec.json.decode(answer.body, type=Job)
+    except msgspec.MsgspecError:
+        return None
+    return found if found.job_id and not found.known else None
 
 
 def _read(answer: Asked, shape: Any, what: str, expect: Callable[[Asked], None] | None = None) -> Any:

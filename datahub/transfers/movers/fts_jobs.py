@@ -23,6 +23,8 @@ __all__ = ["Agent", "End", "conclude", "details"]
 FINAL_FILES = ("FINISHED", "FAILED", "CANCELED", "NOT_USED")
 FINAL_JOBS = ("FINISHED", "FAILED", "FINISHEDDIRTY", "CANCELED")
 SHOWN = 100
+LONGEST_URL = 1100
+"""Characters of a column of FTS's; it answers 500 to more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,15 +93,22 @@ class Agent:
 
 
 def _file(source: str, target: str, checksum: str, size: int | None) -> dict[str, Any]:
+    for url in (source, target):
+        if len(url) > LONGEST_URL:
+            raise FinalFault(f"FTS takes no URL of more than {LONGEST_URL} characters: {url[:SHOWN]}… has {len(url)}")
     known = {"sources": [source], "destinations": [target], "checksum": checksum}
     return known if size is None else {**known, "filesize": size}
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a job has ended: what has arrived, and ``failures`` (destination, state, reason) of all that has not."""
+    """How a job has ended: what has arrived, and ``failures`` (destination, state, reason) of all that has not.
+
+    Of the ``files`` that have arrived the job itself has ``copied`` so many; the others were there.
+    """
 
     files: int
+    copied: int
     size: int
     checksums: dict[str, str]
     failures: tuple[JobFile, ...]
@@ -143,7 +152,8 @@ def conclude(job: Job, *, overdue: bool = False) -> End | None:
     failures = tuple(each for each in job.files if each not in arrived)
     if not job.files:
         failures = (JobFile(file_state=job.job_state, reason=job.reason or f"the job is {job.job_state}"),)
-    return End(len(arrived), sum(map(_size, arrived)), _checksums(arrived), failures, careful)
+    copied = sum(each.file_state == "FINISHED" for each in arrived)
+    return End(len(arrived), copied, sum(map(_size, arrived)), _checksums(arrived), failures, careful)
 
 
 def _runs(file: JobFile) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
@@ -18,6 +19,8 @@ _PROXY_CERT_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
 # ProxyCertInfo { ProxyPolicy { id-ppl-inheritAll } }: the proxy may do all that its issuer may.
 _INHERIT_ALL = bytes.fromhex("300c300a06082b06010505071501")
 # A clock behind ours must not find a proxy that begins only in the future.
+WEAK = 1024
+"""RSA keys of less bits are broken."""
 _BACKDATED = dt.timedelta(minutes=5)
 
 
@@ -120,6 +123,10 @@ def sign(request: bytes, own: Credentials, now: float, lifetime: float) -> bytes
     wanted = x509.load_pem_x509_csr(request)
     if not wanted.is_signature_valid:
         raise ValueError("the request is not signed by the key in it")
+    key = wanted.public_key()
+    if isinstance(key, RSAPublicKey) and key.key_size < WEAK:
+        # FTS makes it as long as the hub's own, and miscounts one on a curve.
+        raise ValueError(f"it is to be for an RSA key of {key.key_size} bits only: give the hub a certificate for RSA")
     issuer, begin = own.chain[0], dt.datetime.fromtimestamp(now, dt.UTC)
     serial = int(now * 1000)
     common = x509.NameAttribute(NameOID.COMMON_NAME, str(int(now)))
@@ -127,7 +134,7 @@ def sign(request: bytes, own: Credentials, now: float, lifetime: float) -> bytes
         x509.CertificateBuilder()
         .subject_name(x509.Name([*issuer.subject.rdns, x509.RelativeDistinguishedName([common])]))
         .issuer_name(issuer.subject)
-        .public_key(wanted.public_key())
+        .public_key(key)
         .serial_number(serial)
         .not_valid_before(max(begin - _BACKDATED, issuer.not_valid_before_utc))
         .not_valid_after(min(begin + dt.timedelta(seconds=lifetime), own.until))

@@ -14,7 +14,7 @@ from datahub.errors import FinalFault, PassingFault
 from datahub.kit.clock import HubClock
 from datahub.kit.tls import ClientPolicy
 from datahub.transfers.movers import fts as module
-from datahub.transfers.movers.fts import Fts, Refused, Unknown
+from datahub.transfers.movers.fts import Fts, Hidden, Refused, Unknown
 from datahub.transfers.movers.proxies import Papers
 from tests.fakes.fts3 import FakeFts, listen
 from tests.gridftp import Authority
@@ -171,8 +171,52 @@ async def test_who_is_not_let_in(place, reactor):
     with pytest.raises(FinalFault, match="answered 403: The user has been banned"):
         await place.fts.whoami()
     place.fake.manner = "waits"
-    with pytest.raises(FinalFault, match=r"answered 400: .*Invalid job"):
+    with pytest.raises(FinalFault, match=r"answered 400: No valid pairs available"):
         await place.fts.submit({"files": [], "params": {}})
+    place.fake.manner = "strangers"
+    fts = client(place.authority, place.port, Papers(*place.authority.issue("hub")), reactor)
+    with pytest.raises(FinalFault, match="has seen no certificate of the hub's"):
+        await fts.whoami()
+    await fts.stop()
+
+
+async def test_a_storage_that_is_banned(place):
+    """It is away for a while, which is no fault of the transfer."""
+    place.fake.banned.add("gsiftp://b")
+    with pytest.raises(PassingFault, match=r"answered 403: gsiftp://b is banned"):
+        await place.fts.submit(job())
+
+
+async def test_another_transfer_to_the_same_place(place):
+    """It is told in the server's words, but without the statements of its database."""
+    place.fake.checks_duplicates = True
+    await place.fts.submit(job("s1"))
+    with pytest.raises(Refused, match=r"^The submission is duplicated$"):
+        await place.fts.submit(job("s2"))
+
+
+async def test_jobs_of_somebody_else(place, reactor):
+    """That they are not shown is told apart from that there are none."""
+    one = await place.fts.submit(job())
+    other = client(place.authority, place.port, Papers(*place.authority.issue("other")), reactor)
+    (alone,) = await other.look([one])
+    among, none = await other.look([one, "gone"])
+    assert [(each.known, each.hidden) for each in (alone, among, none)] == [
+        (False, True),
+        (False, True),
+        (False, False),
+    ]
+    with pytest.raises(Hidden, match="Not enough permissions to check the job"):
+        await other.cancel(one)
+    await other.stop()
+
+
+async def test_answers_that_are_not_about_jobs(place):
+    """A page of whatever stands before the server says nothing of a job: it may be there."""
+    place.fake.manner = "lost"
+    for asking in (place.fts.look(["1"]), place.fts.cancel("1")):
+        with pytest.raises(FinalFault, match="answered 404: Not Found"):
+            await asking
 
 
 async def test_a_server_that_is_somebody_else(place, reactor, tmp_path):

@@ -1,0 +1,126 @@
+"""Transfers to an FTS server in memory: what it answers, and when, is in the test's hands."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from functools import partial
+from typing import Any
+
+import treq
+from sqlalchemy import text
+from treq.client import HTTPClient
+from treq.testing import RequestTraversalAgent, _SynchronousProducer
+
+from datahub.archive import Entry, Product
+from datahub.kit.clock import HubClock
+from datahub.kit.threads import InlinePool
+from datahub.transfers.movers.fts import Asked, Fts
+from datahub.transfers.movers.fts_jobs import Agent
+from datahub.transfers.movers.proxies import Papers
+from datahub.work import presence
+from tests.fakes.fts3 import Delegated, FakeFts
+from tests.transfers.depot import ME, Depot
+
+__all__ = ["TARGET", "FtsDepot"]
+
+TARGET = "gsiftp://there.example.org/home/alice/"
+HUB = "/CN=hub"
+
+
+class KnownFts(FakeFts):
+    """The server, where everybody is the hub, by whatever name."""
+
+    name = HUB
+
+    def _who(self, request: Any) -> Any:
+        return self.name, None
+
+
+class InlineFts(Fts):
+    """The client, in memory; ``faults`` are raised in place of answers, before or ``after`` the server has heard."""
+
+    def __init__(self, fake: FakeFts, clock: HubClock) -> None:
+        super().__init__("https://fts:8446", Papers(), lambda: None, clock, None)  # type: ignore[arg-type, return-value]
+        self.agent = RequestTraversalAgent(fake.app.resource())
+        self.http = HTTPClient(self.agent, data_to_body_producer=_SynchronousProducer)
+        self.faults: list[Any] = []
+        self.after: list[Any] = []
+
+    async def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "") -> Asked:
+        await outcome(self.faults)
+        asking = self.http.request(method, f"https://fts:8446{path}", data=body)
+        self.agent.flush()
+        response = await asking
+        reading = treq.content(response)
+        self.agent.flush()
+        answer = Asked(response.code, await reading)
+        if method == "POST":
+            await outcome(self.after)
+        return answer
+
+
+async def outcome(answers: list[Any]) -> None:
+    answer = answers.pop(0) if answers else None
+    if isinstance(answer, Exception):
+        raise answer
+    if answer is not None:
+        await answer
+
+
+class Archive:
+    """Lists each product as one file, or a tree of two."""
+
+    def walk(self, product: Product) -> Any:
+        for name in ("a b", "c") if product.is_directory else ("",):
+            yield Entry(name, 1000, 0, 1, 1, is_directory=False)
+
+    def open(self, product: Product, entry: Any) -> int:
+        return os.open("/dev/null", os.O_RDONLY)
+
+
+class FtsDepot(Depot):
+    """Transfers to an FTS server in memory."""
+
+    def __init__(self, **more: Any) -> None:
+        self.fake = KnownFts()
+
+        def agents(clock: HubClock) -> dict[str, Any]:
+            self.fake.now = lambda: clock.wall() / 1000
+            self.fts = InlineFts(self.fake, clock)
+            self.fts._current = lambda: self._session  # type: ignore[method-assign]
+            source = "gsiftp://hub.example.org"
+            return {"gsiftp": Agent(self.fts, Archive(), InlinePool(), source)}  # type: ignore[arg-type]
+
+        self._session: Any = type("Session", (), {"me": None, "delegated_until": 0.0})()
+        super().__init__(agents=agents, **more)
+        number = self.fake._delegation(None)
+        self.fake.delegations[number] = Delegated(until=self.fake.now() + 10**9)
+
+    def handed(self, **more: Any) -> str:
+        """A transfer that is at FTS."""
+        number = self.submit(**{"destination_path": TARGET, **more})
+        self.stage()
+        self.move()
+        return number
+
+    def job(self, number: str) -> str:
+        """The id of the job of a transfer."""
+        return str(self.transfer(number).fts_jobid)
+
+    def copies(self) -> Counter[str]:
+        """How often each destination was written."""
+        return Counter({target: len(jobs) for target, jobs in self.fake.copied.items()})
+
+    def flights(self) -> int:
+        """How many jobs are followed."""
+        return len(self.store.now(lambda c: c.execute(text("SELECT job FROM fts_job")).all()))
+
+    def crash(self) -> None:
+        """Lose the hub that has the work, and start again."""
+        for lane in self.lanes.values():
+            lane.halt()
+        self.store.now(partial(presence.take_back, owner=ME))
+        self.clock.advance(1)
+        for lane in self.lanes.values():
+            lane.open()
