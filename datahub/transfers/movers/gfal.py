@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -29,7 +30,6 @@ from datahub.transfers.movers import (
     Order,
     Progress,
     Remote,
-    gfal_child,
     nobody,
 )
 from datahub.transfers.movers.addresses import check_folder, check_name, final_url, folder_url, prefix_of
@@ -38,7 +38,8 @@ from datahub.transfers.movers.proxies import Papers
 
 __all__ = ["COMMAND", "GfalMover"]
 
-COMMAND = ["/usr/bin/python3", "-I", gfal_child.__file__]
+PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from datahub.transfers.grid.carrier import main; main()"
+COMMAND = ["/usr/bin/python3", "-I", "-c", PROGRAM, str(Path(__file__).parents[3])]
 """The distribution's own Python: the bindings of gfal2 are a package of the distribution."""
 
 _MISSING = "install the Debian packages python3-gfal2 and gfal2-plugin-file, -gridftp, -http and -xrootd"

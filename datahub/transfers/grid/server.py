@@ -1,0 +1,161 @@
+"""What is asked of servers, by gfal2: faults tell at which end they are. Standard library and gfal2 only."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import stat
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from datahub.transfers.grid.digests import new_digest
+
+try:
+    import gfal2
+except ImportError:
+    gfal2 = None
+
+__all__ = ["BLOCK", "HAS_GFAL2", "PATIENCE", "SLOWEST", "FaultError", "Grid", "Line"]
+
+T = TypeVar("T")
+
+HAS_GFAL2 = gfal2 is not None
+BLOCK = 1024 * 1024
+PATIENCE = 60  # seconds in which a peer must do something
+SLOWEST = 5_000_000  # bytes a second: a server that computes a checksum more slowly has failed
+
+MISSING = (errno.ENOENT,)
+NO_CHECKSUMS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
+GRIDFTP_ERRNO = re.compile(r"GridFTP-Errno: (\d+)")
+
+
+class FaultError(Exception):
+    """What can't be done: ``where`` is "source" or "destination", ``kind`` an errno or a word for the mover."""
+
+    def __init__(self, text: str, where: str, number: int = 0, kind: str = "") -> None:
+        super().__init__(text)
+        self.where = where
+        self.number = number
+        self.kind = kind
+
+
+class Line:
+    """The way back to the mover."""
+
+    def __init__(self, file: int) -> None:
+        self._file = os.fdopen(file, "w", buffering=1)
+
+    def say(self, **what: Any) -> None:
+        """Send one line."""
+        self._file.write(json.dumps(what) + "\n")
+
+
+class Grid:
+    """gfal2, with faults that tell at which end they are; it keeps its connections from call to call."""
+
+    def __init__(self, line: Line) -> None:
+        self.line = line
+        self._context = gfal2.creat_context()
+        self._context.set_opt_boolean("GRIDFTP PLUGIN", "SESSION_REUSE", True)
+        self._context.set_opt_integer("CORE", "NAMESPACE_TIMEOUT", PATIENCE)
+
+    def _at(self, where: str, call: Callable[..., T], *values: Any) -> T:
+        try:
+            return call(*values)
+        except gfal2.GError as error:
+            raise _fault(error, where) from None
+
+    def look(self, url: str, where: str = "destination") -> Any:
+        """What is at ``url``; None for nothing."""
+        try:
+            return self._at(where, self._context.stat, url)
+        except FaultError as fault:
+            if fault.number in MISSING:
+                return None
+            raise
+
+    def names(self, url: str, where: str = "destination") -> list[tuple[str, Any]]:
+        """What is in a folder: names, and what `stat` would say of each."""
+        found: list[tuple[str, Any]] = []
+        try:
+            folder = self._at(where, self._context.directory, url)
+            while True:
+                entry, status = self._at(where, folder.readpp)
+                if entry is None or not entry.d_name:
+                    return found
+                if entry.d_name not in {".", ".."}:
+                    found.append((entry.d_name, status))
+        except UnicodeDecodeError:
+            raise FaultError(f"{url} holds a name that is not UTF-8", where, errno.EILSEQ) from None
+
+    def walk(self, url: str, where: str = "destination", above: str = "") -> Iterator[tuple[str, Any]]:
+        """All that is in a tree, each folder before what is in it."""
+        for name, status in self.names(url, where):
+            yield above + name, status
+            if stat.S_ISDIR(status.st_mode):
+                yield from self.walk(f"{url}/{quote(name)}", where, f"{above}{name}/")
+
+    def make_folder(self, url: str) -> None:
+        """Make a folder and those above it, unless it is there."""
+        self._at("destination", self._context.mkdir_rec, _as_folder(url), 0o755)
+
+    def rename(self, old: str, new: str, *, folder: bool) -> None:
+        """Give another name; on GridFTP servers what had it before is replaced."""
+        if folder:
+            old, new = _as_folder(old), _as_folder(new)
+        self._at("destination", self._context.rename, old, new)
+
+    def remove(self, url: str) -> None:
+        """Remove a file or a tree, if it is there."""
+        if (found := self.look(url)) is not None and stat.S_ISDIR(found.st_mode):
+            for name, _ in self.names(url):
+                self.remove(f"{url}/{quote(name)}")
+            self._at("destination", self._context.rmdir, url)
+        elif found is not None:
+            self._at("destination", self._context.unlink, url)
+
+    def copy(self, source: str, target: str, size: int) -> None:
+        """Copy one file, telling how it gets on."""
+        told = 0
+
+        def tell(_source: str, _target: str, _average: int, _now: int, moved: int, _elapsed: int) -> None:
+            nonlocal told
+            if moved > told:
+                self.line.say(moved=moved - told)
+                told = moved
+
+        how = self._context.transfer_parameters()
+        how.overwrite, how.create_parent, how.monitor_callback = True, False, tell
+        how.timeout = max(3600, size // SLOWEST)
+        self._at("transfer", self._context.filecopy, how, source, target)
+        self.line.say(moved=max(0, size - told))
+
+    def checksum(self, url: str, algorithm: str, size: int, where: str = "destination") -> str:
+        """The digest of a file there, in all its digits: as the server says, or of all that is read from it."""
+        self.line.say(patience=PATIENCE + size // SLOWEST)
+        try:
+            return str(self._at(where, self._context.checksum, url, algorithm.upper())).lower().zfill(8)
+        except FaultError as fault:
+            if fault.number not in NO_CHECKSUMS and "checksum algorithm" not in str(fault):
+                raise
+        file = self._at(where, self._context.file, url, "r")
+        digest = new_digest(algorithm)
+        while block := self._at(where, file.read_bytes, BLOCK):
+            digest.update(block)
+            self.line.say(patience=PATIENCE)
+        return str(digest.hexdigest())
+
+
+def _as_folder(url: str) -> str:
+    """Some WebDAV servers know a folder only by a name that ends as one."""
+    return f"{url}/" if url.startswith(("davs:", "https:")) else url
+
+
+def _fault(error: Any, where: str) -> FaultError:
+    """Take the number from GridFTP's own words, where gfal2 knows only that something failed."""
+    text = " ".join(str(error).split())
+    told = GRIDFTP_ERRNO.search(text)
+    return FaultError(text[:2000], where, int(told[1]) if told else error.code)
