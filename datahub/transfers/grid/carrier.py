@@ -18,13 +18,16 @@ __all__ = ["main"]
 
 DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
 
+HASTE = {"XRD_CONNECTIONWINDOW": "20", "XRD_CONNECTIONRETRY": "1", "XRD_STREAMERRORWINDOW": "0"}
+"""By itself XRootD's client waits ten minutes for a server that is away: it is the hub that tries again."""
+
 
 def publish(grid: Grid, order: Order) -> Order:
     """Give what was copied its final name, or find that it has it."""
     final, temporary = names(order)
     if grid.look(temporary) is not None:
         refuse_existing(grid, order, order["folder"])
-        grid.rename(temporary, final, folder=order["folder"])
+        grid.rename(temporary, final, folder=order["folder"], replace=order["overwrite"] and not order["folder"])
     elif not _is_ours(grid, order, final):
         raise FaultError(f"the copy for {final} has gone: it is made again", "destination", kind="lost")
     return {}
@@ -68,6 +71,7 @@ def obey(grid: Grid | None, line: Line, order: Order) -> None:
     try:
         if grid is None:
             raise FaultError("this host's Python has no gfal2", "here", kind="missing")
+        grid.fetch_tokens(wanted=False)
         line.say(done=VERBS[order["do"]](grid, order))
     except FaultError as fault:
         line.say(fault={"text": str(fault), "where": fault.where, "errno": fault.number, "kind": fault.kind})
@@ -83,6 +87,8 @@ def main() -> None:
     # What libraries print goes to the hub's log.
     line = Line(os.dup(1))
     os.dup2(2, 1)
+    for name, value in HASTE.items():
+        os.environ.setdefault(name, value)
     grid = Grid(line) if HAS_GFAL2 else None
     for order in sys.stdin:
         obey(grid, line, json.loads(order))

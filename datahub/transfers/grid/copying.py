@@ -16,11 +16,14 @@ from typing import Any
 from urllib.parse import quote
 
 from datahub.transfers.grid.digests import manifest, new_digest
-from datahub.transfers.grid.server import BLOCK, PATIENCE, SLOWEST, FaultError, Grid, Line
+from datahub.transfers.grid.server import BLOCK, PATIENCE, SLOWEST, WEB, FaultError, Grid, Line
 
 __all__ = ["Copy", "Order", "names", "refuse_existing"]
 
 Order = dict[str, Any]
+
+CUTTING = ("root:", *WEB)
+"""Where the server may be XRootD, which takes a '?' in a name for its end, however it is written."""
 
 MANY = 8
 """From so many files on globus-url-copy is quicker, far away by far: it does not wait for the end of one file."""
@@ -89,6 +92,8 @@ class Copy:
 
     def run(self) -> Order:
         """Copy, and tell what was copied."""
+        if self._here is None:
+            self._grid.fetch_tokens(wanted=True)
         self._list()
         self._refuse_hopeless()
         files = {path: entry for path, entry in self._entries.items() if not entry["is_directory"]}
@@ -124,7 +129,11 @@ class Copy:
         """Say before any byte is moved what would be said after."""
         if self._is_folder and self._order["checksum"]:
             raise FaultError("a checksum is that of a single file, and the product is a folder", "source", kind="never")
+        cutting = self._order["destination"].startswith(CUTTING)
         for path in self._entries:
+            if cutting and "?" in path:
+                text = f"the name {path!r} has a '?', where XRootD servers cut it off: rename it"
+                raise FaultError(text, "source", kind="never")
             # They end a command of FTP, or are no text at all.
             if any(not sign.isprintable() for sign in path):
                 raise FaultError(f"the name {path!r} can't be moved by gfal2: rename it", "source", kind="never")
