@@ -1,4 +1,4 @@
-"""A real GridFTP server with GSI on loopback, and the certificates for it, all in one folder."""
+"""Real grid servers on loopback: what they have in common, their certificates, and one of GridFTP with GSI."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -26,7 +27,7 @@ from cryptography.x509.oid import NameOID
 from datahub.transfers.movers import proxies
 from tests.servers import MISSING, services_required
 
-__all__ = ["Authority", "GridServer", "need_grid"]
+__all__ = ["ORGANISATION", "Authority", "GridServer", "Peer", "need_grid", "need_programs"]
 
 ORGANISATION = "Datahub Tests"
 SERVER = "globus-gridftp-server"
@@ -38,14 +39,20 @@ _libc = ctypes.CDLL(None)
 
 
 def need_grid() -> None:
-    """Skip (in the CI: fail) the test where the grid's programs are not installed."""
+    """Skip (in the CI: fail) the test where the programs of GridFTP are not installed."""
+    need_programs("GridFTP", SERVER, "globus-url-copy", "openssl")
+
+
+def need_programs(what: str, *programs: str, files: Sequence[str] = ()) -> None:
+    """Skip (in the CI: fail) the test where gfal2, a program, or one of ``files`` (patterns) is not installed."""
     path = os.environ.get("PATH", "") + ":/usr/sbin"
-    lacking = [each for each in (SERVER, "globus-url-copy", "openssl") if shutil.which(each, path=path) is None]
+    lacking = [each for each in programs if shutil.which(each, path=path) is None]
+    lacking += [each for each in files if not any(Path("/").glob(each))]
     if subprocess.run(["/usr/bin/python3", "-c", "import gfal2"], capture_output=True, check=False).returncode:
         lacking.append("python3-gfal2")
     if not lacking:
         return
-    text = f"{MISSING}GridFTP ({', '.join(lacking)} not there); see .ci/run for the packages"
+    text = f"{MISSING}{what} ({', '.join(lacking)} not there); see .ci/run for the packages"
     if services_required():
         pytest.fail(text, pytrace=False)
     pytest.skip(text)
@@ -131,37 +138,22 @@ def _write_secret(path: Path, content: bytes) -> None:
     path.write_bytes(content)
 
 
-class GridServer:
-    """The server's process; it lets "alice" in as whoever runs the tests."""
+class Peer:
+    """A server's process on loopback, and all that it starts."""
 
     def __init__(self, authority: Authority) -> None:
         self.authority = authority
-        self.home = authority.home
         self.port = 0
         self._process: subprocess.Popen[str] | None = None
-        self._certificate, self._key = authority.issue("server", server=True)
-        self._map = self.home / "grid-mapfile"
-        self._map.write_text(f'"/O={ORGANISATION}/CN=alice" {getpass.getuser()}\n')
 
-    def url(self, path: Path | str) -> str:
-        """Give the URL of a path of this host."""
-        return f"gsiftp://localhost:{self.port}{path}"
+    def room(self, home: Path) -> Path:
+        """Give a folder for one test, in which the server may write; ``home`` is the test's own."""
+        return home
 
-    def start(self) -> None:
-        """Start it, on the port it had before or a new one."""
-        environ = {
-            **os.environ,
-            "PATH": os.environ.get("PATH", "") + ":/usr/sbin",
-            "X509_CERT_DIR": str(self.authority.folder),
-            "X509_USER_CERT": str(self._certificate),
-            "X509_USER_KEY": str(self._key),
-            "GRIDMAP": str(self._map),
-        }
-        here = ["-control-interface", "127.0.0.1", "-data-interface", "127.0.0.1"]
-        log = ["-l", str(self.home / "gridftp.log"), "-log-level", "ERROR,WARN,INFO"]
+    def _run(self, command: list[str], environ: dict[str, str]) -> subprocess.Popen[str]:
         self._process = subprocess.Popen(
-            [SERVER, "-allow-root", "-p", str(self.port), *here, *log],
-            env=environ,
+            command,
+            env={**os.environ, "PATH": os.environ.get("PATH", "") + ":/usr/sbin", **environ},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -169,26 +161,14 @@ class GridServer:
             start_new_session=True,
             preexec_fn=_die_with_parent,  # noqa: PLW1509 - it takes no lock
         )
-        if self.port == 0:
-            self.port = self._told_port()
-        else:
-            self._await_answer()
-
-    def _told_port(self) -> int:
-        """Read the port that the system has chosen."""
-        assert self._process is not None
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        found = re.search(r":(\d+)\s*$", line)
-        assert found, f"the GridFTP server says {line!r}"
-        return int(found[1])
+        return self._process
 
     def _await_answer(self) -> None:
         end = time.monotonic() + START
         while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 5):
                 return
-            assert time.monotonic() < end, "the GridFTP server does not answer"
+            assert time.monotonic() < end, f"the server does not answer: {self._process}"
             time.sleep(0.05)
 
     def kill(self) -> None:
@@ -201,6 +181,46 @@ class GridServer:
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._process = None
+
+
+class GridServer(Peer):
+    """A GridFTP server; it lets "alice" in as whoever runs the tests."""
+
+    def __init__(self, authority: Authority) -> None:
+        super().__init__(authority)
+        self.home = authority.home
+        self._certificate, self._key = authority.issue("server", server=True)
+        self._map = self.home / "grid-mapfile"
+        self._map.write_text(f'"/O={ORGANISATION}/CN=alice" {getpass.getuser()}\n')
+
+    def url(self, path: Path | str) -> str:
+        """Give the URL of a path of this host."""
+        return f"gsiftp://localhost:{self.port}{path}"
+
+    def start(self) -> None:
+        """Start it, on the port it had before or a new one."""
+        environ = {
+            "X509_CERT_DIR": str(self.authority.folder),
+            "X509_USER_CERT": str(self._certificate),
+            "X509_USER_KEY": str(self._key),
+            "GRIDMAP": str(self._map),
+        }
+        here = ["-control-interface", "127.0.0.1", "-data-interface", "127.0.0.1"]
+        log = ["-l", str(self.home / "gridftp.log"), "-log-level", "ERROR,WARN,INFO"]
+        process = self._run([SERVER, "-allow-root", "-p", str(self.port), *here, *log], environ)
+        if self.port == 0:
+            self.port = _told_port(process)
+        else:
+            self._await_answer()
+
+
+def _told_port(process: subprocess.Popen[str]) -> int:
+    """Read the port that the system has chosen."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    found = re.search(r":(\d+)\s*$", line)
+    assert found, f"the GridFTP server says {line!r}"
+    return int(found[1])
 
 
 def _die_with_parent() -> None:

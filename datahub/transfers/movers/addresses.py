@@ -13,9 +13,11 @@ PREFIX = ".datahub-"
 """How the names of files under way begin."""
 
 SHOWN_PREFIX = "datahub-under-way-"
-"""The same, where gfal2 lists no names that begin with a dot: they could not be found to be removed."""
+"""The same at WebDAV servers, of which some list no names that begin with a dot: they could not be found again."""
 
-HIDING = ("davs", "https")
+WEB = ("davs", "https")
+CUTTING = ("root", *WEB)
+"""Where the server may be XRootD, which takes a '?' in a name for its end, however it is written."""
 
 _WORDS = {"gsiftp": "a GridFTP server"}
 _SAFE = "/:@!$&'()*+,;=~"
@@ -59,10 +61,10 @@ def _trouble(destination: str) -> str:
         return "has a '?' or '#', which in a name are written %3F and %23"
     if not parts.path.startswith("/"):
         return "has no path"
-    return _path_trouble(parts.path)
+    return _path_trouble(parts.path, parts.scheme)
 
 
-def _path_trouble(path: str) -> str:
+def _path_trouble(path: str, scheme: str) -> str:
     if _LONE_PERCENT.search(path):
         return "has a '%' without two hexadecimal digits: in a name it is written %25"
     try:
@@ -71,6 +73,8 @@ def _path_trouble(path: str) -> str:
         return "has a name that is not UTF-8"
     if not all(each.isprintable() for each in names):
         return "has a character that can't be in a name there"
+    if scheme in CUTTING and any("?" in each for each in names):
+        return "has a '?' in a name, where XRootD servers cut it off"
     if "." in names or ".." in names:
         return "has a '.' or '..' component"
     if any(each.startswith((PREFIX, SHOWN_PREFIX)) for each in names):
@@ -78,17 +82,19 @@ def _path_trouble(path: str) -> str:
     return ""
 
 
-def check_name(name: str) -> None:
-    """Raise `FinalFault` unless a file or folder on another host can have this name."""
+def check_name(name: str, destination: str) -> None:
+    """Raise `FinalFault` unless a file or folder at ``destination`` can have this name."""
     if not name.isprintable():  # nor are bytes that are not UTF-8
         raise FinalFault(f"the name {name!r} can't be that of a file on another host: rename the product")
+    if "?" in name and urlsplit(destination).scheme in CUTTING:
+        raise FinalFault(f"the product's name {name!r} has a '?', where XRootD servers cut it off: rename it")
     if name.startswith((PREFIX, SHOWN_PREFIX)):
         raise FinalFault(f"the product's name {name!r} begins as those of files under way do: rename it")
 
 
 def prefix_of(destination: str) -> str:
     """How the names of files under way begin at ``destination``."""
-    return SHOWN_PREFIX if urlsplit(destination).scheme in HIDING else PREFIX
+    return SHOWN_PREFIX if urlsplit(destination).scheme in WEB else PREFIX
 
 
 def quoted(path: str) -> str:

@@ -1,6 +1,6 @@
 """Processes that carry: each obeys one order at a time, serves many one after the other, and dies with the hub.
 
-What they speak is told in `datahub.transfers.movers.gfal_child`.
+What they speak is told in `datahub.transfers.grid`.
 """
 
 from __future__ import annotations

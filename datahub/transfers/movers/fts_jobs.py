@@ -47,7 +47,7 @@ class Agent:
 
         Then nothing is replaced, and what is there already is told, so that `conclude` finds out whether it is ours.
         """
-        check_name(product.name)
+        check_name(product.name, order.destination)
         files = await stoppable(self.pool, partial(self._files, order, product, careful))
         if not files:
             raise FinalFault(f"product {product.id!r} has no file in it, and FTS copies nothing but files")

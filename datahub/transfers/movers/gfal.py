@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -29,7 +30,6 @@ from datahub.transfers.movers import (
     Order,
     Progress,
     Remote,
-    gfal_child,
     nobody,
 )
 from datahub.transfers.movers.addresses import check_folder, check_name, final_url, folder_url, prefix_of
@@ -38,10 +38,11 @@ from datahub.transfers.movers.proxies import Papers
 
 __all__ = ["COMMAND", "GfalMover"]
 
-COMMAND = ["/usr/bin/python3", "-I", gfal_child.__file__]
+PROGRAM = "import sys; sys.path.append(sys.argv.pop(1)); from datahub.transfers.grid.carrier import main; main()"
+COMMAND = ["/usr/bin/python3", "-I", "-c", PROGRAM, str(Path(__file__).parents[3])]
 """The distribution's own Python: the bindings of gfal2 are a package of the distribution."""
 
-_MISSING = "install the Debian packages python3-gfal2 and gfal2-plugin-file, -gridftp, -http and -xrootd"
+_MISSING = "install the Debian packages python3-gfal2, xrootd-plugins, gfal2-plugin-file, -gridftp, -http and -xrootd"
 # Nothing that a server can say of these will be another thing tomorrow, unless somebody does something about it.
 _NEVER = {
     errno.EACCES: "may not be accessed with the hub's credentials",
@@ -53,6 +54,11 @@ _NEVER = {
     errno.ENAMETOOLONG: "has a name too long for that server",
     errno.EILSEQ: "",
     errno.EPROTONOSUPPORT: f"needs a plugin of gfal2 that this host lacks; {_MISSING}",
+}
+# What somebody here can do about it, when a server's words don't say.
+_HELP = {
+    errno.EBADE: "XRootD finds no way to authenticate that both sides know: with X.509 it takes a proxy, not a "
+    "certificate and a key, and needs the Debian package xrootd-plugins on this host",
 }
 # How GSI says that somebody is not let in; there is no number for it.
 _REFUSED = re.compile(r"\b530[ -]|Login incorrect|GSS Major Status: (Authentication|Authorization)")
@@ -77,7 +83,7 @@ class GfalMover:
     async def copy(self, order: Order, product: Product, progress: Progress, filed: Filed = nobody) -> Delivery:
         """Copy under the name ``.datahub-{transfer}-{attempt}`` in the destination's folder."""
         self._require_credentials()
-        check_name(product.name)
+        check_name(product.name, order.destination)
         wanted = {
             **_names(order, product.name),
             "do": "copy",
@@ -198,7 +204,8 @@ def _fault_of(fault: Fault) -> PassingFault | FinalFault:
     if fault.errno in _NEVER:
         reason = _NEVER[fault.errno]
         return FinalFault(f"{where}{reason}: {fault.text}" if reason else fault.text)
-    return PassingFault(f"{where and where.strip() + ': '}{fault.text}")
+    text = f"{fault.text} ({_HELP[fault.errno]})" if fault.errno in _HELP else fault.text
+    return PassingFault(f"{where and where.strip() + ': '}{text}")
 
 
 def _ignore(_: int) -> None:

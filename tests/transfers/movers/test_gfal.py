@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import random
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from itertools import count
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zlib import adler32
@@ -18,75 +15,17 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.protocol import Factory, Protocol
 
 from datahub.archive import Product
-from datahub.archive.local import LocalArchive
 from datahub.errors import FinalFault, InvalidRequest, PassingFault
 from datahub.kit.aio import start
-from datahub.kit.clock import HubClock
-from datahub.kit.threads import InlinePool
-from datahub.transfers.movers import Checksum, Delivery, DeliveryLost, Order, Remote, carriers
+from datahub.transfers.movers import Checksum, DeliveryLost, Remote, carriers
 from datahub.transfers.movers.addresses import check_folder
-from datahub.transfers.movers.carriers import Carriers
-from datahub.transfers.movers.gfal import COMMAND, GfalMover
+from datahub.transfers.movers.gfal import COMMAND
 from datahub.transfers.movers.proxies import Papers
-from tests.files.trees import names_in
 from tests.gridftp import Authority, GridServer, need_grid
+from tests.transfers.movers.grid import Grid, content, contents, tree
 from tests.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
-
-
-@dataclass
-class Grid:
-    """A server, a folder of it for each test, and movers with whatever credentials."""
-
-    authority: Authority
-    server: GridServer
-    proxy: Path
-    reactor: Any
-    home: Path
-    attempts: Iterator[int] = field(default_factory=lambda: count(1))
-    movers: list[Carriers] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.archive_root = self.home / "archive"
-        self.archive_root.mkdir()
-        self.deliveries = self.home / "deliveries"
-        self.archive = LocalArchive(self.archive_root, InlinePool())
-        self.moved: list[int] = []
-        self.mover = self.moving(Papers(proxy=self.proxy, ca=self.authority.folder))
-
-    def moving(self, papers: Papers) -> GfalMover:
-        """Give a mover with credentials."""
-        carriers = Carriers(COMMAND, papers.environment(os.environ, None), papers.stamp, self.reactor)
-        self.movers.append(carriers)
-        clock = HubClock()
-        clock.set(int(time.time() * 1000), 0)
-        return GfalMover(carriers, InlinePool(), self.archive, papers, clock)
-
-    def put(self, name: str, content: bytes = b"data") -> Path:
-        """Put a file into the archive."""
-        path = self.archive_root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    def order(self, *, to: str = "alice", checksum: Checksum | None = None, overwrite: bool = False) -> Order:
-        """Order a delivery; all are of one transfer."""
-        where = self.server.url(self.deliveries / to)
-        return Order("f7d2", f"7.{next(self.attempts)}", where, overwrite, checksum)
-
-    async def deliver(self, product: str | Product, order: Order | None = None) -> Delivery:
-        """Copy and publish."""
-        order = order or self.order()
-        found = await self.archive.locate(product) if isinstance(product, str) else product
-        delivery = await self.mover.copy(order, found, self.moved.append)
-        await self.mover.publish(order, delivery)
-        return delivery
-
-    def delivered(self, folder: str = "alice") -> list[str]:
-        """List what lies in a folder of the deliveries, temporary names too."""
-        path = self.deliveries / folder
-        return names_in(path) if path.exists() else []
 
 
 @pytest.fixture(scope="module")
@@ -114,21 +53,6 @@ async def grid(server, proxy, reactor, tmp_path):
         await each.stop()
 
 
-def content(size: int) -> bytes:
-    return random.Random(size).randbytes(size)
-
-
-def tree(grid: Grid, files: int) -> dict[str, bytes]:
-    """Put a product of folders into the archive, with names that need care; its files."""
-    odd = ["a b", "p%20q", "h#x", "q?y", "ü", 'quo"te', "back\\s", "[b]", "plus+&;=", "~t", "st*r", "-dash", "'"]
-    names = [f"{number % 3}/{name}" for number, name in enumerate(odd)] + [f"n/{n:03}" for n in range(files)]
-    found = {name: content(number * 100) for number, name in enumerate(names)}
-    for name, data in found.items():
-        grid.put(f"tree/{name}", data)
-    (grid.archive_root / "tree" / "empty").mkdir()
-    return found
-
-
 async def test_a_file_arrives(grid):
     """Under its name, whole, with its checksum, its size told as progress; folders on the way are made."""
     data = content(3_000_000)
@@ -147,8 +71,7 @@ async def test_a_tree_arrives(grid, files):
     expected = tree(grid, files)
     delivery = await grid.deliver("tree")
     there = grid.deliveries / "alice" / "tree"
-    found = {str(path.relative_to(there)): path.read_bytes() for path in there.rglob("*") if path.is_file()}
-    assert found == expected
+    assert contents(there) == expected
     assert (there / "empty").is_dir()
     assert grid.delivered() == ["tree"]
     assert (delivery.files, delivery.size) == (len(expected), sum(map(len, expected.values())))
@@ -410,7 +333,7 @@ async def test_a_host_without_gfal2(grid):
     command = grid.movers[0]._command
     # Without its site-packages Python finds no gfal2.
     grid.movers[0]._command = [command[0], "-S", *command[1:]]
-    with pytest.raises(PassingFault, match="install the Debian packages python3-gfal2"):
+    with pytest.raises(PassingFault, match="install the Debian packages python3-gfal2,"):
         await grid.deliver("005")
     grid.movers[0]._command = ["/nowhere/python3"]
     with pytest.raises(PassingFault, match="the program /nowhere/python3 is not on this host"):

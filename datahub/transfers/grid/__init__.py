@@ -1,0 +1,9 @@
+"""The program that moves files for the mover ``gfal:``, in processes of the distribution's own Python.
+
+It has the bindings of gfal2, so it knows nothing of datahub but these modules, nor of anything that is not in the
+standard library. It is given orders on standard input, a line of JSON each, carries out one at a time, and may be
+killed at any moment. It answers each with ``{"done": …}`` or ``{"fault": …}``, and before that as often as it gets on
+with ``{"moved": bytes}`` and, before what may be silent for long, ``{"patience": seconds}``.
+
+One process for many orders, because a login at a GridFTP server takes a hundred times as long as a small file.
+"""

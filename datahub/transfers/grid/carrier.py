@@ -1,0 +1,94 @@
+"""The carrier: it obeys until there are no more orders, and dies with the hub. Standard library and gfal2 only."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import stat
+import sys
+from urllib.parse import quote
+
+from datahub.transfers.grid.copying import Copy, Order, names, refuse_existing
+from datahub.transfers.grid.digests import manifest
+from datahub.transfers.grid.server import HAS_GFAL2, FaultError, Grid, Line
+
+__all__ = ["main"]
+
+DIE_WITH_PARENT = 1  # prctl's PR_SET_PDEATHSIG
+
+HASTE = {"XRD_CONNECTIONWINDOW": "20", "XRD_CONNECTIONRETRY": "1", "XRD_STREAMERRORWINDOW": "0"}
+"""By itself XRootD's client waits ten minutes for a server that is away: it is the hub that tries again."""
+
+
+def publish(grid: Grid, order: Order) -> Order:
+    """Give what was copied its final name, or find that it has it."""
+    final, temporary = names(order)
+    if grid.look(temporary) is not None:
+        refuse_existing(grid, order, order["folder"])
+        grid.rename(temporary, final, folder=order["folder"], replace=order["overwrite"] and not order["folder"])
+    elif not _is_ours(grid, order, final):
+        raise FaultError(f"the copy for {final} has gone: it is made again", "destination", kind="lost")
+    return {}
+
+
+def find(grid: Grid, order: Order) -> Order:
+    """Say whether what was copied has its final name."""
+    final, temporary = names(order)
+    return {"published": grid.look(temporary) is None and _is_ours(grid, order, final)}
+
+
+def _is_ours(grid: Grid, order: Order, final: str) -> bool:
+    """Whether all that was copied is under the final name: there is nothing else by which it could be known."""
+    found, known = grid.look(final), order["checksums"]
+    if found is None or stat.S_ISDIR(found.st_mode) != order["folder"]:
+        return False
+    if not order["folder"]:
+        return bool(
+            found.st_size == order["size"] and grid.checksum(final, "adler32", order["size"]) == known["adler32"]
+        )
+    files = ((path, status.st_size) for path, status in grid.walk(final) if not stat.S_ISDIR(status.st_mode))
+    sums = {path: grid.checksum(f"{final}/{quote(path)}", "adler32", size) for path, size in files}
+    return bool(manifest(sums) == known["manifest-adler32"])
+
+
+def discard(grid: Grid, order: Order) -> Order:
+    """Remove all that has a name with the transfer's prefix."""
+    folder = order["destination"]
+    found = grid.look(folder)
+    there = grid.names(folder) if found is not None and stat.S_ISDIR(found.st_mode) else []
+    for name in (each for each, _ in there if each.startswith(order["prefix"])):
+        grid.remove(f"{folder}/{quote(name)}")
+    return {}
+
+
+VERBS = {"copy": lambda grid, order: Copy(grid, order).run(), "publish": publish, "find": find, "discard": discard}
+
+
+def obey(grid: Grid | None, line: Line, order: Order) -> None:
+    """Carry out one order and answer it."""
+    try:
+        if grid is None:
+            raise FaultError("this host's Python has no gfal2", "here", kind="missing")
+        grid.fetch_tokens(wanted=False)
+        line.say(done=VERBS[order["do"]](grid, order))
+    except FaultError as fault:
+        line.say(fault={"text": str(fault), "where": fault.where, "errno": fault.number, "kind": fault.kind})
+    except OSError as error:
+        text = f"{error.filename or 'the product'}: {error.strerror or error}"
+        line.say(fault={"text": text, "where": "source", "errno": error.errno or 0, "kind": ""})
+
+
+def main() -> None:
+    """Obey until there are no more orders; die with the hub, whatever goes on."""
+    ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    os.setsid()
+    # What libraries print goes to the hub's log.
+    line = Line(os.dup(1))
+    os.dup2(2, 1)
+    for name, value in HASTE.items():
+        os.environ.setdefault(name, value)
+    grid = Grid(line) if HAS_GFAL2 else None
+    for order in sys.stdin:
+        obey(grid, line, json.loads(order))
