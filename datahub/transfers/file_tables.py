@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import BigInteger, Column, Connection, String, Text, bindparam, delete, func, insert, select
+from sqlalchemy import BigInteger, Column, Connection, Row, String, Text, bindparam, delete, func, insert, select
 
 from datahub.store.schema import table
 from datahub.transfers.model import FileRecord
+from datahub.transfers.movers import Checksum
 
 __all__ = ["find", "forget", "put", "transfer_file"]
 
@@ -19,7 +21,11 @@ transfer_file = table(
     Column("size", BigInteger, nullable=False),
     Column("sha256", String(64)),
     Column("error", Text),
+    Column("adler32", String(8)),
 )
+ALGORITHMS = ("sha256", "adler32")
+"""Each has a column."""
+
 _columns = [column for column in transfer_file.c if column.name != "transfer"]
 _from = (transfer_file.c.transfer == bindparam("job"), transfer_file.c.number >= bindparam("first"))
 _page = select(*_columns).where(*_from).order_by(transfer_file.c.number).limit(bindparam("count"))
@@ -32,8 +38,16 @@ def put(connection: Connection, job: str, first: int, files: Sequence[FileRecord
     connection.execute(_drop, {"job": job, "first": first})
     if files:
         rows = [
-            {"transfer": job, "number": f.number, "path": f.path, "size": f.size, "sha256": f.sha256, "error": f.error}
-            for f in files
+            {
+                "transfer": job,
+                "number": each.number,
+                "path": each.path,
+                "size": each.size,
+                "error": each.error,
+                **dict.fromkeys(ALGORITHMS),
+                **({each.checksum.algorithm: each.checksum.value} if each.checksum else {}),
+            }
+            for each in files
         ]
         connection.execute(_put, rows)
 
@@ -41,7 +55,12 @@ def put(connection: Connection, job: str, first: int, files: Sequence[FileRecord
 def find(connection: Connection, job: str, first: int, limit: int) -> list[FileRecord]:
     """Up to ``limit`` files of a transfer, from number ``first`` on."""
     rows = connection.execute(_page, {"job": job, "first": first, "count": limit})
-    return [FileRecord(*row) for row in rows]
+    return [FileRecord(row.number, row.path, row.size, _checksum(row), row.error) for row in rows]
+
+
+def _checksum(row: Row[Any]) -> Checksum | None:
+    found = (Checksum(name, value) for name in ALGORITHMS if (value := getattr(row, name)) is not None)
+    return next(found, None)
 
 
 def forget(connection: Connection, jobs: Sequence[str], limit: int) -> int:

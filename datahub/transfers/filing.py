@@ -29,7 +29,7 @@ BATCH = 1000
 
 
 class Filing:
-    """Takes notes from the thread that copies, and writes them in batches: a million files need little memory.
+    """Takes notes from whoever copies, and writes them in batches: a million files need little memory.
 
     The files of a product that is copied within a second are written with its facts, in one transaction.
     """
@@ -45,12 +45,12 @@ class Filing:
         self._ended: Deferred[None] = Deferred()
 
     def note(self, file: CopiedFile) -> None:
-        """Take note of a file that has begun, or is copied; called in a thread."""
-        if file.sha256 is None:
+        """Take note of a file that has begun, or is copied; called in any thread."""
+        if file.checksum is None:
             self._open = file
             return
         self._open = None
-        self._told.append(FileRecord(self._count, printable(file.path), file.size, file.sha256, None))
+        self._told.append(FileRecord(self._count, printable(file.path), file.size, file.checksum, None))
         self._count += 1
 
     @asynccontextmanager

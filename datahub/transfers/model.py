@@ -123,7 +123,7 @@ class FileRecord:
     number: int
     path: str
     size: int
-    sha256: str | None
+    checksum: Checksum | None
     error: str | None
 
 

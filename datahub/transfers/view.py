@@ -83,7 +83,8 @@ def view_file(file: FileRecord, status: Status) -> FileView:
     if file.error is not None:
         return FileView(file.path, file.size, "FAILED", error=file.error)
     state = "DELIVERED" if status is Status.SUCCESS else "COPIED"
-    return FileView(file.path, file.size, state, {"sha256": file.sha256 or ""})
+    checksums = {file.checksum.algorithm: file.checksum.value} if file.checksum else {}
+    return FileView(file.path, file.size, state, checksums)
 
 
 def view(seen: Seen, now: int, keep: int) -> View:

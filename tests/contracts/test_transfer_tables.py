@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from datahub.auth import Caller
 from datahub.transfers import file_tables, tables
 from datahub.transfers.model import FileRecord, Filter, Status, Submission
+from datahub.transfers.movers import Checksum
 from datahub.transfers.orphans import _needed
 from datahub.transfers.service import _new_transfer, actor_of
 from tests.stores import opened
@@ -56,7 +57,8 @@ async def test_what_is_stuck_and_what_is_usual(database_url: str, reactor: Any) 
 
 async def test_files(database_url: str, reactor: Any) -> None:
     """They are written in batches, which replace what an earlier attempt has left, and go in batches."""
-    files = [FileRecord(number, f"dir/ü{number}", number, "ab" * 32, None) for number in range(10)]
+    files = [FileRecord(number, f"dir/ü{number}", number, Checksum("sha256", "ab" * 32), None) for number in range(10)]
+    files[5] = FileRecord(5, "short", 5, Checksum("adler32", "0400019b"), None)
     failed = FileRecord(2, "c", 2**40, None, "no room")
     async with opened(database_url, reactor) as store:
         put = partial(file_tables.put, job="one")

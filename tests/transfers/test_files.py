@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from datahub.errors import PassingFault, Unavailable
 from datahub.transfers import file_tables, filing
 from datahub.transfers.housekeeping import Housekeeping
-from datahub.transfers.movers import CopiedFile
+from datahub.transfers.movers import Checksum, CopiedFile
 from tests.transfers.depot import DELIVERY, START, Depot
 from tests.web.memory import Client
 
@@ -25,7 +25,9 @@ def depot():
 
 
 def copied(*paths: str) -> list[CopiedFile]:
-    return [each for path in paths for each in (CopiedFile(path, 5), CopiedFile(path, 5, "ab" * 32))]
+    return [
+        each for path in paths for each in (CopiedFile(path, 5), CopiedFile(path, 5, Checksum("sha256", "ab" * 32)))
+    ]
 
 
 async def listed(client: Client, number: str, query: str = "", *, by=ALICE):

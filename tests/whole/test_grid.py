@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.error import URLError
 from urllib.request import Request, urlopen
+from zlib import adler32
 
 import pytest
 
@@ -88,6 +89,11 @@ def test_products_reach_a_gridftp_server(site, grid, proxy):
         place = there / Path(seen["product_id"]).name
         assert contents(place) == contents(site.archive / seen["product_id"])
         assert seen["progress"]["done"] == sum(map(len, contents(place).values()))
+        listed = daemon.call("GET", f"/transfers/{seen['job_id']}/files").json["items"]
+        assert {each["path"]: each["checksums"] for each in listed} == {
+            path or FILE: {"adler32": f"{adler32(data):08x}"} for path, data in contents(place).items()
+        }
+        assert {each["state"] for each in listed} == {"DELIVERED"}
     assert sorted(each.name for each in there.iterdir()) == [FILE, TREE]
     seed = daemon.post({"product_id": FILE, "destination_path": "gsiftp://ubuntu@localhost:1/home/ubuntu"})
     assert seed.status == 202

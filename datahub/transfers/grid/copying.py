@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from operator import itemgetter
 from typing import Any
 from urllib.parse import quote
 
@@ -121,7 +122,9 @@ class Copy:
         if found is None:
             raise FaultError(f"{url} is not there", "source", errno.ENOENT)
         self._is_folder = stat.S_ISDIR(found.st_mode)
-        for path, status in self._grid.walk(url, "source") if self._is_folder else [("", found)]:
+        for path, status in (
+            sorted(self._grid.walk(url, "source"), key=itemgetter(0)) if self._is_folder else [("", found)]
+        ):
             is_folder = stat.S_ISDIR(status.st_mode)
             self._entries[path] = {"size": 0 if is_folder else status.st_size, "is_directory": is_folder}
 
@@ -196,11 +199,16 @@ class Copy:
                     size, counted = next(rest, 0), 0
 
     def _copy_file(self, path: str, entry: Order, *, there: bool) -> None:
+        self._tell(path, entry, None)
         if self._here:
             with self._here.opened(path, entry) as file:
                 self._verified(path, entry, f"file:///proc/self/fd/{file}", file, there=there)
         else:
             self._verified(path, entry, self._origin(path), None, there=there)
+        self._tell(path, entry, self._sums[path])
+
+    def _tell(self, path: str, entry: Order, adler: str | None) -> None:
+        self._grid.line.say(file={"path": path or self._order["name"], "size": entry["size"], "adler32": adler})
 
     def _verified(self, path: str, entry: Order, origin: str, file: int | None, *, there: bool) -> None:
         grid, target, size = self._grid, self._there(path), entry["size"]

@@ -32,14 +32,14 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True, slots=True)
 class CopiedFile:
-    """A file of a product whose copy begins; with ``sha256`` (hexadecimal) it has ended, and is verified.
+    """A file of a product whose copy begins; with ``checksum`` ("sha256" or "adler32") it has ended, and is verified.
 
     ``path`` is relative to the product, its name for one that is a single file; ``size`` in bytes.
     """
 
     path: str
     size: int
-    sha256: str | None = None
+    checksum: Checksum | None = None
 
 
 Filed = Callable[[CopiedFile], None]
@@ -128,7 +128,7 @@ class Mover(Destination, Protocol):
     async def copy(self, order: Order, product: Product, progress: Progress, filed: Filed = nobody) -> Delivery:
         """Copy the product under a temporary name of the attempt: verified, and safe from a power cut.
 
-        ``progress`` is told the number of bytes of each step, ``filed`` each file, from another thread. A failed
+        ``progress`` is told the number of bytes of each step, ``filed`` each file, from any thread. A failed
         or cancelled copy leaves nothing behind.
         """
         ...

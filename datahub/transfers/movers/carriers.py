@@ -20,7 +20,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from datahub.errors import PassingFault
-from datahub.transfers.movers import Progress
+from datahub.transfers.movers import Checksum, CopiedFile, Filed, Progress, nobody
 
 __all__ = ["Carriers", "Fault"]
 
@@ -45,13 +45,25 @@ class Fault(msgspec.Struct, frozen=True):
     kind: str
 
 
+class File(msgspec.Struct, frozen=True):
+    """A file whose copy begins, or with ``adler32`` (hexadecimal) is verified; ``size`` in bytes."""
+
+    path: str
+    size: int
+    adler32: str | None
+
+
 class Message(msgspec.Struct, frozen=True):
     """A line that a carrier says."""
 
     moved: int = 0
     patience: float = 0.0
+    file: File | None = None
     done: dict[str, Any] | None = None
     fault: Fault | None = None
+
+
+_message = msgspec.json.Decoder(Message)
 
 
 class Carriers:
@@ -81,7 +93,9 @@ class Carriers:
         for each in list(self._all):
             await each.end()
 
-    async def obey(self, order: Mapping[str, object], progress: Progress) -> dict[str, Any] | Fault:
+    async def obey(
+        self, order: Mapping[str, object], progress: Progress, filed: Filed = nobody
+    ) -> dict[str, Any] | Fault:
         """Have an order carried out: what the carrier says of it in the end.
 
         When this is cancelled or raises, nothing of it goes on. Raises `PassingFault` when the process dies, or
@@ -89,7 +103,7 @@ class Carriers:
         """
         carrier = self._take()
         try:
-            answer = await carrier.obey(msgspec.json.encode(order) + b"\n", progress)
+            answer = await carrier.obey(msgspec.json.encode(order) + b"\n", progress, filed)
         except BaseException:
             await carrier.end()
             raise
@@ -137,13 +151,14 @@ class _Carrier(ProcessProtocol):
         self._errors = b""
         self._answer: Deferred[dict[str, Any] | Fault] | None = None
         self._progress: Progress = _ignore
+        self._filed: Filed = nobody
         self._limit: IDelayedCall | None = None
         self._ends: list[Deferred[None]] = []
 
-    def obey(self, order: bytes, progress: Progress) -> Deferred[dict[str, Any] | Fault]:
+    def obey(self, order: bytes, progress: Progress, filed: Filed) -> Deferred[dict[str, Any] | Fault]:
         """Give it an order; who cancels this must `end` it."""
         self._answer = Deferred(self._cancelled)
-        self._progress = progress
+        self._progress, self._filed = progress, filed
         self._be_patient(PATIENCE)
         assert self.transport is not None  # noqa: S101 - it was spawned
         self.transport.write(order)
@@ -156,7 +171,7 @@ class _Carrier(ProcessProtocol):
         *lines, self._line = (self._line + data).split(b"\n")
         try:
             for line in lines:
-                self._hear(msgspec.json.decode(line, type=Message))
+                self._hear(_message.decode(line))
         except msgspec.MsgspecError as error:
             self._fail(f"spoke nonsense: {error}")
         if len(self._line) > LONGEST_LINE:
@@ -171,6 +186,8 @@ class _Carrier(ProcessProtocol):
         self._be_patient(max(PATIENCE, message.patience))
         if message.moved:
             self._progress(message.moved)
+        elif message.file is not None:
+            self._filed(_copied(message.file))
         elif message.fault is not None:
             self._rest().callback(message.fault)
         elif message.done is not None:
@@ -187,7 +204,7 @@ class _Carrier(ProcessProtocol):
 
     def _rest(self) -> Deferred[dict[str, Any] | Fault]:
         """Wait for no answer any more; the one that was waited for."""
-        answer, self._answer, self._progress = self._answer, None, _ignore
+        answer, self._answer, self._progress, self._filed = self._answer, None, _ignore, nobody
         if self._limit is not None:
             self._limit.cancel()
             self._limit = None
@@ -238,6 +255,10 @@ class _Carrier(ProcessProtocol):
         ends, self._ends = self._ends, []
         for each in ends:
             each.callback(None)
+
+
+def _copied(file: File) -> CopiedFile:
+    return CopiedFile(file.path, file.size, None if file.adler32 is None else Checksum("adler32", file.adler32))
 
 
 def _ignore(_: int) -> None:

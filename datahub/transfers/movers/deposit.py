@@ -115,7 +115,7 @@ class Deposit:
                 raise self._changed(repr(entry.path))
         self._files += 1
         self._size += entry.size
-        self._filed(CopiedFile(path, entry.size, checksums["sha256"]))
+        self._filed(CopiedFile(path, entry.size, Checksum("sha256", checksums["sha256"])))
         return checksums
 
     def _copy_bytes(self, entry: Entry, source: int, target: int, algorithms: list[str]) -> dict[str, str]:

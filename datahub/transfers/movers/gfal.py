@@ -64,6 +64,10 @@ _HELP = {
 _REFUSED = re.compile(r"\b530[ -]|Login incorrect|GSS Major Status: (Authentication|Authorization)")
 
 
+def _ignore(_: int) -> None:
+    """The size of a rename is nothing to tell."""
+
+
 class GfalMover:
     """Moves by ``carriers``, which show ``papers``."""
 
@@ -87,11 +91,12 @@ class GfalMover:
         wanted = {
             **_names(order, product.name),
             "do": "copy",
+            "name": product.name,
             "checksum": None if order.checksum is None else [order.checksum.algorithm, order.checksum.value.lower()],
         }
         if isinstance(product, Remote):
             remote = {"root": None, "url": product.url, "folder": False}
-            return _delivery(order, product.name, await self._obey({**wanted, **remote}, progress))
+            return _delivery(order, product.name, await self._obey({**wanted, **remote}, progress, filed))
         with _listing() as file:
             await stoppable(self._pool, partial(self._list, product, file))
             here = {
@@ -99,17 +104,17 @@ class GfalMover:
                 "list": f"/proc/{os.getpid()}/fd/{file}",
                 "folder": product.is_directory,
             }
-            return _delivery(order, product.name, await self._obey({**wanted, **here}, progress))
+            return _delivery(order, product.name, await self._obey({**wanted, **here}, progress, filed))
 
     async def publish(self, order: Order, delivery: Delivery) -> None:
         """Rename at the server: what is there is not replaced, unless the order says so."""
         self._require_credentials()
-        await self._obey({"do": "publish", "overwrite": order.overwrite, **_facts(delivery)}, _ignore)
+        await self._obey({"do": "publish", "overwrite": order.overwrite, **_facts(delivery)})
 
     async def is_published(self, order: Order, delivery: Delivery) -> bool:
         """Whether what was copied is at its final name, by size and checksum."""
         self._require_credentials()
-        found = await self._obey({"do": "find", **_facts(delivery)}, _ignore)
+        found = await self._obey({"do": "find", **_facts(delivery)})
         return bool(found["published"])
 
     async def discard(self, order: Order) -> None:
@@ -119,7 +124,7 @@ class GfalMover:
             "destination": folder_url(order.destination),
             "prefix": f"{prefix_of(order.destination)}{order.transfer}-",
         }
-        await self._obey({"do": "discard", **names}, _ignore)
+        await self._obey({"do": "discard", **names})
 
     async def leftovers(self, before: float) -> list[Leftover]:
         """None: whole servers are not looked through; `discard` tidies up after each attempt."""
@@ -133,8 +138,10 @@ class GfalMover:
         if trouble:
             raise PassingFault(trouble)
 
-    async def _obey(self, order: Mapping[str, object], progress: Progress) -> dict[str, Any]:
-        answer = await self._carriers.obey(order, progress)
+    async def _obey(
+        self, order: Mapping[str, object], progress: Progress = _ignore, filed: Filed = nobody
+    ) -> dict[str, Any]:
+        answer = await self._carriers.obey(order, progress, filed)
         if isinstance(answer, Fault):
             raise _fault_of(answer)
         return answer
@@ -206,7 +213,3 @@ def _fault_of(fault: Fault) -> PassingFault | FinalFault:
         return FinalFault(f"{where}{reason}: {fault.text}" if reason else fault.text)
     text = f"{fault.text} ({_HELP[fault.errno]})" if fault.errno in _HELP else fault.text
     return PassingFault(f"{where and where.strip() + ': '}{text}")
-
-
-def _ignore(_: int) -> None:
-    """The size of a rename is nothing to tell."""

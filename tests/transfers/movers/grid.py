@@ -15,7 +15,7 @@ from datahub.archive import Product
 from datahub.archive.local import LocalArchive
 from datahub.kit.clock import HubClock
 from datahub.kit.threads import InlinePool
-from datahub.transfers.movers import Checksum, Delivery, Order
+from datahub.transfers.movers import Checksum, CopiedFile, Delivery, Order
 from datahub.transfers.movers.carriers import Carriers
 from datahub.transfers.movers.gfal import COMMAND, GfalMover
 from datahub.transfers.movers.proxies import Papers
@@ -56,6 +56,7 @@ class Grid:
         self.deliveries = self.server.room(self.home) / "deliveries"
         self.archive = LocalArchive(self.archive_root, InlinePool())
         self.moved: list[int] = []
+        self.filed: list[CopiedFile] = []
         self.mover = self.moving(self.papers or Papers(proxy=self.proxy, ca=self.authority.folder))
 
     def moving(self, papers: Papers, token: str | None = None) -> GfalMover:
@@ -82,7 +83,7 @@ class Grid:
         """Copy and publish."""
         order = order or self.order()
         found = await self.archive.locate(product) if isinstance(product, str) else product
-        delivery = await self.mover.copy(order, found, self.moved.append)
+        delivery = await self.mover.copy(order, found, self.moved.append, self.filed.append)
         await self.mover.publish(order, delivery)
         return delivery
 

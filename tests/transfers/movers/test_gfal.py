@@ -17,7 +17,7 @@ from twisted.internet.protocol import Factory, Protocol
 from datahub.archive import Product
 from datahub.errors import FinalFault, InvalidRequest, PassingFault
 from datahub.kit.aio import start
-from datahub.transfers.movers import Checksum, DeliveryLost, Remote, carriers
+from datahub.transfers.movers import Checksum, CopiedFile, DeliveryLost, Remote, carriers
 from datahub.transfers.movers.addresses import check_folder
 from datahub.transfers.movers.gfal import COMMAND
 from datahub.transfers.movers.proxies import Papers
@@ -76,6 +76,12 @@ async def test_a_tree_arrives(grid, files):
     assert grid.delivered() == ["tree"]
     assert (delivery.files, delivery.size) == (len(expected), sum(map(len, expected.values())))
     assert delivery.is_directory
+    assert [each.path for each in grid.filed] == [path for path in sorted(expected, key=os.fsencode) for _ in range(2)]
+    assert [each.checksum for each in grid.filed[::2]] == [None] * len(expected)
+    assert {each.path: each for each in grid.filed[1::2]} == {
+        path: CopiedFile(path, len(data), Checksum("adler32", f"{adler32(data):08x}"))
+        for path, data in expected.items()
+    }
 
 
 async def test_what_is_on_another_host_goes_from_there(grid):
@@ -289,13 +295,14 @@ async def test_what_arrives_damaged_is_not_delivered(grid):
     big = grid.put("005")
     os.truncate(big, 500_000_000)
     order = grid.order()
-    copying = start(grid.mover.copy(order, await grid.archive.locate("005"), grid.moved.append))
+    copying = start(grid.mover.copy(order, await grid.archive.locate("005"), grid.moved.append, grid.filed.append))
     under_way = grid.deliveries / "alice" / f".datahub-f7d2-{order.attempt}"
     await until(lambda: under_way.exists() and under_way.stat().st_size > 1_000_000, "bytes arrive", 60)
     with under_way.open("r+b") as file:
         file.write(b"x")
     with pytest.raises(PassingFault, match="'005' arrived damaged: the adler32 is"):
         await copying
+    assert grid.filed == [CopiedFile("005", 500_000_000)]
     assert grid.delivered() == []
 
 
