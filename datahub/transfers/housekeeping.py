@@ -10,7 +10,7 @@ from twisted.logger import Logger
 from datahub.errors import Superseded
 from datahub.kit.clock import HubClock
 from datahub.store import Store
-from datahub.transfers import file_tables, tables
+from datahub.transfers import claims, file_tables, tables
 from datahub.transfers.model import Status
 from datahub.transfers.pipeline import LANES, too_late
 from datahub.transfers.service import is_being_published
@@ -76,5 +76,6 @@ class Housekeeping:
         now = self._clock.wall()
         numbers = tables.expired(connection, now - self._keep, BATCH)
         if numbers:
+            claims.forget(connection, numbers)
             tables.remove(connection, numbers, now)
         return len(numbers)

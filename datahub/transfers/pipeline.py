@@ -16,7 +16,7 @@ from datahub.kit.aio import within
 from datahub.kit.clock import HubClock
 from datahub.kit.sizes import count, format_duration
 from datahub.store import Store
-from datahub.transfers import tables
+from datahub.transfers import claims, tables
 from datahub.transfers.attempts import Attempts
 from datahub.transfers.endings import FTS, MOVE, STAGE, CallBackLate, Endings, Limits, too_late
 from datahub.transfers.filing import Filing
@@ -146,9 +146,22 @@ class Pipeline:
             if item.attempt > 1 or transfer.attempts:
                 await mover.discard(order)
             product = await self._product(transfer, remote=mover.fetches)
+            await self._claim(item, mover.claims(order, product.name))
             delivery = await self._copy(item, order, mover, product)
         await mover.publish(order, delivery)
         return Done(self._endings.delivered(item, transfer, delivery))
+
+    async def _claim(self, item: Item, name: str | None) -> None:
+        """Let nobody else move to ``name`` before this transfer has ended; raises `PassingFault` if somebody does."""
+        if name is None:
+            return
+        other = await self._store.run("claim a name", partial(self._take, item, name))
+        if other is not None:
+            raise PassingFault(f"transfer {other} is on its way to the same name, and goes first")
+
+    def _take(self, item: Item, name: str, connection: Connection) -> str | None:
+        ledger.hold(connection, item, self._owner)
+        return claims.take(connection, name, item.subject)
 
     async def _copy(self, item: Item, order: Order, mover: Mover, product: Product) -> Delivery:
         filing = Filing(self._store, item, self._owner)

@@ -9,7 +9,8 @@ from typing import Any
 from sqlalchemy import Connection
 
 from datahub.auth import Caller
-from datahub.transfers import file_tables, tables
+from datahub.kit.aio import gather
+from datahub.transfers import claims, file_tables, tables
 from datahub.transfers.model import FileRecord, Filter, Status, Submission
 from datahub.transfers.movers import Checksum
 from datahub.transfers.orphans import _needed
@@ -72,3 +73,26 @@ async def test_files(database_url: str, reactor: Any) -> None:
         forget = partial(file_tables.forget, jobs=["one"], limit=2)
         assert [await store.run("forget", forget) for _ in range(3)] == [2, 1, 0]
         assert len(await store.read("find", partial(file_tables.find, job="two", first=0, limit=9))) == 1
+
+
+async def test_claims(database_url: str, reactor: Any) -> None:
+    """A name is one transfer's until that has ended or is forgotten; of many who come at once one gets it."""
+    async with opened(database_url, reactor) as store:
+        ids = [await store.run("submit", submit) for _ in range(4)]
+        name = "gsiftp://host:2811/" + "x" * 3000
+
+        def taking(number: str) -> Any:
+            return store.run("take", partial(claims.take, name=name, transfer=number))
+
+        found = await gather(*(taking(number) for number in ids))
+        (holder,) = [number for number, other in zip(ids, found, strict=True) if other is None]
+        assert {other for other in found if other is not None} == {holder}
+        assert await taking(holder) is None
+        assert await store.run("other", partial(claims.take, name=name + "y", transfer=ids[0])) is None
+        ended = await store.read("find", partial(tables.find, number=holder))
+        await store.run("end", partial(tables.change, transfer_=ended, now=NOW, status=Status.ERROR))
+        one, two, _ = (number for number in ids if number != holder)
+        assert await taking(one) is None
+        assert await taking(two) == one
+        await store.run("forget", partial(claims.forget, transfers=[one]))
+        assert await taking(two) is None

@@ -88,10 +88,14 @@ class Mover:
         self.files: list[CopiedFile] = []
         self.published = False
         self.lying: list[Leftover] = []
+        self.claimed: str | None = None
 
     def check(self, destination: str) -> None:
         if not destination.startswith("file:///d/"):
             raise InvalidRequest(f"destination_path {destination!r} is not below /d", field="destination_path")
+
+    def claims(self, order: Order, name: str) -> str | None:
+        return self.claimed
 
     async def copy(self, order: Order, product: Product, progress: Callable[[int], None], filed: Filed) -> Delivery:
         for each in self.files:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
+from sqlalchemy import text
 from twisted.internet.defer import Deferred
 
 from datahub.errors import PassingFault, Unavailable
@@ -101,7 +102,9 @@ async def test_files_go_with_their_transfer(depot):
     number = depot.submit()
     depot.stage()
     depot.mover.files = copied("a", "b", "c")
+    depot.mover.claimed = "root://host:1094/d/005"
     depot.move()
+    assert len(depot.store.now(lambda c: c.execute(text("SELECT * FROM claim")).all())) == 1
     house = Housekeeping(depot.store, depot.hub_clock, 1000)
     await house.forget_old()
     assert depot.transfer(number) is not None
@@ -110,3 +113,4 @@ async def test_files_go_with_their_transfer(depot):
     await house.forget_old()
     assert depot.transfer(number) is None
     assert depot.store.now(partial(file_tables.find, job=number, first=0, limit=9)) == []
+    assert depot.store.now(lambda c: c.execute(text("SELECT * FROM claim")).all()) == []

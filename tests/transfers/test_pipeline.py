@@ -205,6 +205,26 @@ def test_a_second_attempt_clears_up_after_the_first(depot):
     assert depot.transfer(number).attempts == 2
 
 
+def test_two_transfers_to_one_name(depot):
+    """Where the destination lets one replace the other: the second waits until the first has ended, however it does."""
+    depot.mover.claimed = "gsiftp://host:2811/d/005"
+    first, second = staged(depot), staged(depot)
+    copying = Deferred()
+    depot.mover.answers["copy"] = [copying]
+    depot.move()
+    assert [each.transfer for each in depot.mover.orders] == [first]
+    assert depot.transfer(second).detailed_status == f"transfer {first} is on its way to the same name, and goes first"
+    depot.wait_for_retry(second)
+    depot.move()
+    copying.errback(FinalFault("no room"))
+    assert depot.transfer(first).status is Status.ERROR
+    depot.wait_for_retry(second)
+    depot.move()
+    assert depot.transfer(second).status is Status.SUCCESS
+    told = zip(depot.mover.calls, depot.mover.orders, strict=True)
+    assert [order.transfer for verb, order in told if verb == "copy"] == [first, second]
+
+
 def test_what_is_at_a_former_fts_server_is_not_copied_here(depot):
     """Its job may be going on there: the operator hears which server is missing."""
     number = staged(depot)

@@ -84,6 +84,7 @@ def test_products_reach_a_gridftp_server(site, grid, proxy):
     daemon.start()
     there = site.deliveries / "alice"
     jobs = [daemon.submit(product, grid.url(there)) for product in (FILE, TREE)]
+    twins = [daemon.submit(FILE, grid.url(site.deliveries / "twins")) for _ in range(3)]
     for seen in daemon.await_final(jobs):
         assert seen["status"] == "SUCCESS", seen
         place = there / Path(seen["product_id"]).name
@@ -95,6 +96,9 @@ def test_products_reach_a_gridftp_server(site, grid, proxy):
         }
         assert {each["state"] for each in listed} == {"DELIVERED"}
     assert sorted(each.name for each in there.iterdir()) == [FILE, TREE]
+    ends = sorted((seen["status"], seen["detailed_status"]) for seen in daemon.await_final(twins))
+    assert [status for status, _ in ends] == ["ERROR", "ERROR", "SUCCESS"]
+    assert all(f"/twins/{FILE} exists already (give overwrite=true" in told for _, told in ends[:2]), ends
     seed = daemon.post({"product_id": FILE, "destination_path": "gsiftp://ubuntu@localhost:1/home/ubuntu"})
     assert seed.status == 202
     assert "Connection refused" in daemon.await_retry(seed.json["job_id"])["detailed_status"]

@@ -125,6 +125,12 @@ class Mover(Destination, Protocol):
     fetches: bool
     """Whether it takes a `Remote` product; who does not reads all of it on this host."""
 
+    def claims(self, order: Order, name: str) -> str | None:
+        """What no other transfer may be delivered to before this one, of a product called ``name``, has ended.
+
+        None where the destination itself lets nobody replace what another has just put there.
+        """
+
     async def copy(self, order: Order, product: Product, progress: Progress, filed: Filed = nobody) -> Delivery:
         """Copy the product under a temporary name of the attempt: verified, and safe from a power cut.
 

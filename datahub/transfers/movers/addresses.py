@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from datahub.errors import FinalFault, InvalidRequest
 
-__all__ = ["check_folder", "check_name", "final_url", "folder_url", "prefix_of", "quoted"]
+__all__ = ["check_folder", "check_name", "final_url", "folder_url", "place_of", "prefix_of", "quoted"]
 
 PREFIX = ".datahub-"
 """How the names of files under way begin."""
@@ -19,6 +19,7 @@ WEB = ("davs", "https")
 CUTTING = ("root", *WEB)
 """Where the server may be XRootD, which takes a '?' in a name for its end, however it is written."""
 
+_PORTS = {"gsiftp": 2811, "davs": 443, "https": 443, "root": 1094}
 _WORDS = {"gsiftp": "a GridFTP server"}
 _SAFE = "/:@!$&'()*+,;=~"
 _LONE_PERCENT = re.compile("%(?![0-9A-Fa-f]{2})")
@@ -112,3 +113,10 @@ def folder_url(destination: str) -> str:
 def final_url(destination: str, name: str) -> str:
     """Where a product called ``name`` lies in the end."""
     return f"{folder_url(destination)}/{quoted(name)}"
+
+
+def place_of(destination: str, name: str) -> str:
+    """The same for every way of writing that URL: whoever the user is, and however the host is spelled."""
+    parts = urlsplit(final_url(destination, name))
+    port = parts.port or _PORTS.get(parts.scheme, "")
+    return f"{parts.scheme}://{parts.hostname}:{port}{parts.path}"

@@ -32,7 +32,7 @@ from datahub.transfers.movers import (
     Remote,
     nobody,
 )
-from datahub.transfers.movers.addresses import check_folder, check_name, final_url, folder_url, prefix_of
+from datahub.transfers.movers.addresses import check_folder, check_name, final_url, folder_url, place_of, prefix_of
 from datahub.transfers.movers.carriers import Carriers, Fault
 from datahub.transfers.movers.proxies import Papers
 
@@ -83,6 +83,10 @@ class GfalMover:
     def check(self, destination: str) -> None:
         """Raise `InvalidRequest` unless ``destination`` is the URL of a folder on another host."""
         check_folder(destination)
+
+    def claims(self, order: Order, name: str) -> str | None:
+        """The final name: most servers replace what has it, and tell nobody."""
+        return place_of(order.destination, name)
 
     async def copy(self, order: Order, product: Product, progress: Progress, filed: Filed = nobody) -> Delivery:
         """Copy under the name ``.datahub-{transfer}-{attempt}`` in the destination's folder."""

@@ -55,6 +55,10 @@ class LocalMover:
         """Raise `InvalidRequest` unless ``destination`` is a ``file://`` URL of a folder below the root."""
         self._parts(destination)
 
+    def claims(self, order: Order, name: str) -> str | None:
+        """Nothing: the file system replaces nothing that was not looked at."""
+        return None
+
     async def copy(self, order: Order, product: Product, progress: Progress, filed: Filed = nobody) -> Delivery:
         """Copy under the name ``.datahub-{transfer}-{attempt}`` in the destination's folder."""
         return await stoppable(self._pool, partial(self._copy, order, product, progress, filed))

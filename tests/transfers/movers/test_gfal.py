@@ -18,7 +18,7 @@ from datahub.archive import Product
 from datahub.errors import FinalFault, InvalidRequest, PassingFault
 from datahub.kit.aio import start
 from datahub.transfers.movers import Checksum, CopiedFile, DeliveryLost, Remote, carriers
-from datahub.transfers.movers.addresses import check_folder
+from datahub.transfers.movers.addresses import check_folder, place_of
 from datahub.transfers.movers.gfal import COMMAND
 from datahub.transfers.movers.proxies import Papers
 from tests.gridftp import Authority, GridServer, need_grid
@@ -374,3 +374,17 @@ def test_destinations_that_can_not_be(destination):
 def test_destinations_that_can_be(destination):
     """The original's own line among them."""
     check_folder(destination)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("gsiftp://host/d", "gsiftp://bob@HOST:2811//d/"),
+        ("davs://host/a%20b", "davs://host:443/a b"),
+        ("root://host//d", "root://host:1094/d"),
+    ],
+)
+def test_one_place_has_one_name(one, other):
+    """However it is written."""
+    assert place_of(one, "005") == place_of(other, "005")
+    assert place_of(one, "005") != place_of(one, "006")
