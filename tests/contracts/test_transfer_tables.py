@@ -90,6 +90,7 @@ async def test_claims(database_url: str, reactor: Any) -> None:
         assert await taking(holder) is None
         assert await store.run("other", partial(claims.take, name=name + "y", transfer=ids[0])) is None
         ended = await store.read("find", partial(tables.find, number=holder))
+        assert ended is not None
         await store.run("end", partial(tables.change, transfer_=ended, now=NOW, status=Status.ERROR))
         one, two, _ = (number for number in ids if number != holder)
         assert await taking(one) is None

@@ -1,4 +1,4 @@
-"""The whole hub and grid servers: a real GridFTP server, and an FTS server that is a process of its own."""
+"""The whole hub and grid servers: real ones of GridFTP and XRootD, and an FTS server that is a process of its own."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from tests.gridftp import Authority, GridServer, need_grid
 from tests.whole.daemon import ROOT, Daemon, crashing, free_port, until
 from tests.whole.site import FILE, TREE, Site
 from tests.whole.stager import Staging, report
+from tests.xrootd import XrootdServer, need_xrootd
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
@@ -47,6 +48,16 @@ def grid(authority: Authority) -> Iterator[GridServer]:
 def proxy(authority: Authority) -> Path:
     """Give alice's proxy."""
     return authority.proxy("alice")
+
+
+@pytest.fixture
+def xrootd(authority: Authority) -> Iterator[XrootdServer]:
+    """Give an XRootD server."""
+    need_xrootd()
+    server = XrootdServer(authority)
+    server.start()
+    yield server
+    server.remove()
 
 
 def sections(grid: GridServer, proxy: Path) -> dict[str, dict[str, Any]]:
@@ -108,6 +119,37 @@ def test_products_reach_a_gridftp_server(site, grid, proxy):
     assert (secret.status, "secret" in secret.text) == (400, False)
     daemon.stop()
     assert "secret" not in daemon.log
+
+
+def test_products_reach_an_xrootd_server(site, authority, proxy, xrootd):
+    """By its own protocol and by WebDAV; what had begun when the server was killed is delivered when it is back."""
+    options = {"proxy": str(proxy), "ca": str(authority.folder)}
+    daemon = site.hub(
+        sections={
+            "transfers.movers": {"root": "gfal:", "davs": "gfal:"},
+            "transfers.mover_options.root": options,
+            "transfers.mover_options.davs": options,
+        }
+    )
+    daemon.start()
+    there = xrootd.room(site.deliveries)
+    jobs = [daemon.submit(TREE, xrootd.url(there / "a")), daemon.submit(FILE, xrootd.web_url(there / "b"))]
+    for seen in daemon.await_final(jobs):
+        assert seen["status"] == "SUCCESS", seen
+    assert contents(there / "a" / TREE) == contents(site.archive / TREE)
+    assert contents(there / "b" / FILE) == contents(site.archive / FILE)
+    os.truncate(os.open(site.archive / "large", os.O_CREAT | os.O_WRONLY), LARGE)
+    job = daemon.submit("large", xrootd.url(there / "c"))
+    until(lambda: xrootd.largest() > LARGE // 10, "bytes arrive", 60)
+    xrootd.kill()
+    daemon.await_retry(job)
+    assert not (there / "c" / "large").exists()
+    os.truncate(site.archive / "large", 1000)
+    xrootd.start()
+    (seen,) = daemon.await_final([job])
+    assert seen["status"] == "SUCCESS", seen
+    assert contents(there / "c") == {"large": bytes(1000)}
+    daemon.stop()
 
 
 def test_what_a_stager_has_put_on_a_gridftp_server_goes_from_there(site, grid, proxy):

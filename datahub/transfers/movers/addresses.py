@@ -118,5 +118,5 @@ def final_url(destination: str, name: str) -> str:
 def place_of(destination: str, name: str) -> str:
     """The same for every way of writing that URL: whoever the user is, and however the host is spelled."""
     parts = urlsplit(final_url(destination, name))
-    port = parts.port or _PORTS.get(parts.scheme, "")
+    port = parts.port or _PORTS.get(parts.scheme)
     return f"{parts.scheme}://{parts.hostname}:{port}{parts.path}"
