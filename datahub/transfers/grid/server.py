@@ -88,7 +88,7 @@ class Grid:
             raise
 
     def names(self, url: str, where: str = "destination") -> list[tuple[str, Any]]:
-        """What is in a folder: names, and what `stat` would say of each."""
+        """What is in a folder: names, and what `stat` would say of each; WebDAV's as the server has written them."""
         found: list[tuple[str, Any]] = []
         try:
             folder = self._at(where, self._context.directory, url)
@@ -97,19 +97,20 @@ class Grid:
                 if entry is None or not entry.d_name:
                     return found
                 if entry.d_name not in {".", ".."}:
-                    found.append((self._plain(url, entry.d_name), status))
+                    found.append((entry.d_name, status))
         except UnicodeDecodeError:
             raise FaultError(f"{url} holds a name that is not UTF-8", where, errno.EILSEQ) from None
 
-    def _plain(self, url: str, name: str) -> str:
-        """A name in a folder: gfal2 gives those of WebDAV as the server has written them, most escape them."""
+    def _plain(self, url: str, name: str, where: str = "destination") -> str:
+        """What is meant by a listed name: most WebDAV servers escape them, XRootD does not."""
         read = unquote(name)
-        is_escaped = url.startswith(WEB) and read != name and self.look(f"{url}/{quote(read)}") is not None
+        is_escaped = url.startswith(WEB) and read != name and self.look(f"{url}/{quote(read)}", where) is not None
         return read if is_escaped else name
 
     def walk(self, url: str, where: str = "destination", above: str = "") -> Iterator[tuple[str, Any]]:
         """All that is in a tree, each folder before what is in it."""
-        for name, status in self.names(url, where):
+        for listed, status in self.names(url, where):
+            name = self._plain(url, listed, where)
             yield above + name, status
             if stat.S_ISDIR(status.st_mode):
                 yield from self.walk(f"{url}/{quote(name)}", where, f"{above}{name}/")
@@ -175,7 +176,7 @@ class Grid:
             self._at("destination", self._context.unlink, url)
         elif not self._removed_whole(url):
             for name, _ in self.names(url):
-                self.remove(f"{url}/{quote(name)}")
+                self.remove(f"{url}/{quote(self._plain(url, name))}")
             self._at("destination", self._context.rmdir, _as_folder(url))
 
     def _removed_whole(self, url: str) -> bool:

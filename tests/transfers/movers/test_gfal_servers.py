@@ -155,6 +155,7 @@ async def test_names_that_need_care(grid, kind):
         assert contents(grid.deliveries) == {"al ice/ü/0#5 ü": b"data"}
 
 
+@pytest.mark.parametrize("kind", ["nginx"])
 async def test_a_question_mark(grid):
     """XRootD cuts names there, however it is written: refused before anything is moved, or submitted."""
     grid.put("a?b", b"data")
@@ -282,6 +283,7 @@ async def test_from_one_webdav_server_to_another(authority, proxy, xrootd, simpl
     assert simple.log().count("TPC_PullRequest: event=TRANSFER_SUCCESS") == 2
 
 
+@pytest.mark.parametrize("kind", ["nginx", "xrootd"])
 async def test_from_gridftp(grid, gridftp):
     """What a stager has put on a GridFTP server passes through here, as no two kinds of servers talk to each other."""
     source = grid.home / "005"
