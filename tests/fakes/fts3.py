@@ -26,8 +26,10 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from klein import Klein
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IPullProducer
 from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair, trustRootFromCertificates
 from twisted.web.server import Site
+from zope.interface import implementer
 
 from tests.fakes.fts3_jobs import BASE, EXISTS, FINAL, FINAL_FILES, Rejected, error, new_job, stamp, sum_up
 
@@ -41,6 +43,7 @@ NOT_YOURS = "The requested ID and the credentials ID do not match"
 DUPLICATE = """(MySQLdb.IntegrityError) (1062, "Duplicate entry '834b5cc2' for key 'dest_surl_uuid'")
 [SQL: INSERT INTO t_file (hashed_id, file_index, job_id) VALUES (%s, %s, %s)]"""
 PID = 4711
+BLOCK = 64 * 1024
 
 
 @dataclass
@@ -61,6 +64,7 @@ class FakeFts:
 
     now: Callable[[], float] = time.time
     manner: str = "waits"
+    sent: int = 0
     reports: bool = False
     checks_duplicates: bool = False
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -137,6 +141,11 @@ class FakeFts:
         """Misbehave, if that is the manner; None to go on."""
         self.asked.append((request.method.decode(), request.path.decode()))
         answer = MANNERS.get(self.manner)
+        if self.manner in ("endless", "huge"):
+            if self.manner == "huge":
+                request.setHeader("Content-Length", "1000000000")
+            request.registerProducer(Flood(self, request), False)
+            return bytes(await Deferred())
         return await answer(request) if answer else None
 
     @app.route("/", methods=["GET"])
@@ -151,7 +160,7 @@ class FakeFts:
         if (bad := await self._mannered(request)) is not None:
             return bad
         name, number = self._who(request)[0], self._delegation(request)
-        me = {"delegation_id": number, "user_dn": name, "dn": [name], "vos": [number]}
+        me: dict[str, Any] = {"delegation_id": number, "user_dn": name, "dn": [name], "vos": [number]}
         more = {"voms_cred": [], "roles": [], "level": {"transfer": "vo", "datamanagement": "all"}, "is_root": False}
         more |= {"base_id": str(BASE), "vos_id": [str(uuid5(BASE, number))]}
         if self.manner == "strangers":
@@ -395,6 +404,23 @@ def _checked(pem: bytes, key: rsa.RSAPrivateKey, peer: x509.Certificate, now: fl
     if proxy.not_valid_before_utc.timestamp() > now:
         raise ValueError("it is not valid yet")
     return min(each.not_valid_after_utc for each in (proxy, *chain)).timestamp()
+
+
+@implementer(IPullProducer)
+class Flood:
+    """Writes an answer as long as somebody reads it, and counts the bytes."""
+
+    def __init__(self, fake: FakeFts, request: Any) -> None:
+        self._fake = fake
+        self._request = request
+
+    def resumeProducing(self) -> None:
+        """Write some more."""
+        self._fake.sent += BLOCK
+        self._request.write(b" " * BLOCK)
+
+    def stopProducing(self) -> None:
+        """Nobody reads it any more."""
 
 
 async def hang(request: Any) -> bytes:

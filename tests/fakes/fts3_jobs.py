@@ -89,8 +89,8 @@ def _new_job(asked: dict[str, Any], owner: tuple[str, str], now: float, number: 
         "verify_checksum": checked,
         "priority": max(1, min(5, params.get("priority", 3))),
     }
-    flags = {"overwrite_flag": "Y" if params.get("overwrite") else None}
-    flags["dst_file_report"] = bool(params.get("dst_file_report"))
+    overwrite = "Y" if params.get("overwrite") else None
+    flags = {"overwrite_flag": overwrite, "dst_file_report": bool(params.get("dst_file_report"))}
     numbers = {name: int(params.get(name, 0)) for name in ("retry", "retry_delay")}
     rest = dict.fromkeys(["internal_job_params", "max_time_in_queue", "target_qos", "os_project_id", "submit_host"])
     places = {name: _one(each[name] for each in files) for name in ("source_se", "dest_se")}

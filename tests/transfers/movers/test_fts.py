@@ -14,7 +14,7 @@ from datahub.errors import FinalFault, PassingFault
 from datahub.kit.clock import HubClock
 from datahub.kit.tls import ClientPolicy
 from datahub.transfers.movers import fts as module
-from datahub.transfers.movers.fts import Fts, Hidden, Refused, Unknown
+from datahub.transfers.movers.fts import Fts, Hidden, Refused, TooLarge, Unknown
 from datahub.transfers.movers.proxies import Papers
 from tests.fakes.fts3 import FakeFts, listen
 from tests.gridftp import Authority
@@ -163,6 +163,20 @@ async def test_a_server_in_trouble(place, manner, told, monkeypatch):
             await asking
     place.fake.manner = "waits"
     await place.fts.submit(job())
+
+
+@pytest.mark.parametrize("manner", ["huge", "endless"])
+async def test_an_answer_that_is_too_large(place, manner, monkeypatch):
+    """It is left where it becomes so, whether it said how large it is or not; the next answer is as good as ever."""
+    one = await place.fts.submit(job())
+    monkeypatch.setattr(module, "LARGEST", 64 * 1024)
+    place.fake.manner = manner
+    for asking in (place.fts.look([one]), place.fts.look([one, "2"]), place.fts.recall(one)):
+        with pytest.raises(TooLarge, match="gives an answer of more than 65536 bytes"):
+            await asking
+    assert place.fake.sent < 16 * 1024 * 1024
+    place.fake.manner = "waits"
+    assert (await place.fts.look([one]))[0].known
 
 
 async def test_who_is_not_let_in(place, reactor):
