@@ -100,14 +100,16 @@ class Endings:
             more["late_since"] = since
         return Retry(pause, self._put_off(item, transfer, reason, since, **more))
 
-    def delivered(self, item: Item, transfer: Transfer, delivery: Delivery, **more: Any) -> Record:
-        """It has arrived."""
+    def delivered(
+        self, item: Item, transfer: Transfer, delivery: Delivery, *, lacking: str = "", **more: Any
+    ) -> Record:
+        """It has arrived, though something is ``lacking``."""
         log.info("transfer {id} is delivered: {final}", id=transfer.id, final=delivery.final)
         return self.change(
             transfer,
             status=Status.SUCCESS,
             time_success=self._clock.wall(),
-            detailed_status=f"delivered and verified: {delivery.final}",
+            detailed_status=f"delivered and verified: {delivery.final}{lacking and '; '}{lacking}",
             files=delivery.files,
             size=delivery.size,
             checksums=delivery.checksums,

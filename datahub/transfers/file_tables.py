@@ -11,7 +11,7 @@ from datahub.store.schema import table
 from datahub.transfers.model import FileRecord
 from datahub.transfers.movers import Checksum
 
-__all__ = ["find", "forget", "put", "transfer_file"]
+__all__ = ["amend", "done", "find", "forget", "forget_failed", "put", "transfer_file"]
 
 transfer_file = table(
     "transfer_file",
@@ -30,32 +30,65 @@ _columns = [column for column in transfer_file.c if column.name != "transfer"]
 _from = (transfer_file.c.transfer == bindparam("job"), transfer_file.c.number >= bindparam("first"))
 _page = select(*_columns).where(*_from).order_by(transfer_file.c.number).limit(bindparam("count"))
 _drop = delete(transfer_file).where(*_from)
+_drop_one = delete(transfer_file).where(
+    transfer_file.c.transfer == bindparam("job"), transfer_file.c.number == bindparam("its_number")
+)
 _put = insert(transfer_file)
 
 
 def put(connection: Connection, job: str, first: int, files: Sequence[FileRecord]) -> None:
     """Write ``files`` in the place of all that an earlier attempt has left from number ``first`` on."""
     connection.execute(_drop, {"job": job, "first": first})
-    if files:
-        rows = [
-            {
-                "transfer": job,
-                "number": each.number,
-                "path": each.path,
-                "size": each.size,
-                "error": each.error,
-                **dict.fromkeys(ALGORITHMS),
-                **({each.checksum.algorithm: each.checksum.value} if each.checksum else {}),
-            }
-            for each in files
-        ]
+    _insert(connection, job, files)
+
+
+def _insert(connection: Connection, job: str, files: Sequence[FileRecord]) -> None:
+    rows = [
+        {
+            "transfer": job,
+            "number": each.number,
+            "path": each.path,
+            "size": each.size,
+            "error": each.error,
+            **dict.fromkeys(ALGORITHMS),
+            **({each.checksum.algorithm: each.checksum.value} if each.checksum else {}),
+        }
+        for each in files
+    ]
+    if rows:
         connection.execute(_put, rows)
+
+
+def amend(connection: Connection, job: str, files: Sequence[FileRecord], limit: int | None = None) -> bool:
+    """Write those of ``files`` that are not there yet, ``limit`` at most; whether there may be more to be written."""
+    mine = transfer_file.c.transfer == job
+    known = {row.number: _record(row) for row in connection.execute(select(*_columns).where(mine))}
+    new = [f for f in files if known.get(f.number) != f][:limit]
+    if changed := [{"job": job, "its_number": f.number} for f in new if f.number in known]:
+        connection.execute(_drop_one, changed)
+    _insert(connection, job, new)
+    return len(new) == limit
+
+
+def done(connection: Connection, job: str) -> dict[int, FileRecord]:
+    """The files of a transfer that were copied, by their numbers."""
+    mine = (transfer_file.c.transfer == job, transfer_file.c.error.is_(None))
+    return {row.number: _record(row) for row in connection.execute(select(*_columns).where(*mine))}
+
+
+def forget_failed(connection: Connection, job: str) -> None:
+    """Remove the files of a transfer whose copy failed: they are copied anew."""
+    connection.execute(delete(transfer_file).where(transfer_file.c.transfer == job, transfer_file.c.error.isnot(None)))
 
 
 def find(connection: Connection, job: str, first: int, limit: int) -> list[FileRecord]:
     """Up to ``limit`` files of a transfer, from number ``first`` on."""
     rows = connection.execute(_page, {"job": job, "first": first, "count": limit})
-    return [FileRecord(row.number, row.path, row.size, _checksum(row), row.error) for row in rows]
+    return [_record(row) for row in rows]
+
+
+def _record(row: Row[Any]) -> FileRecord:
+    return FileRecord(row.number, row.path, row.size, _checksum(row), row.error)
 
 
 def _checksum(row: Row[Any]) -> Checksum | None:

@@ -11,7 +11,7 @@ from sqlalchemy import BigInteger, Column, Connection, Index, String, bindparam,
 from datahub.store.dialect import insert_if_absent
 from datahub.store.schema import table
 
-__all__ = ["Flight", "Look", "due", "enter", "find", "key_of", "land", "next_due", "put_off"]
+__all__ = ["Flight", "Look", "due", "enter", "everywhere", "find", "key_of", "land", "next_due", "put_off"]
 
 fts_job = table(
     "fts_job",
@@ -71,6 +71,11 @@ def find(connection: Connection, transfer: str) -> Flight | None:
     """The job in flight of a transfer."""
     row = connection.execute(select(fts_job).where(fts_job.c.transfer == transfer)).first()
     return None if row is None else Flight(row.transfer, row.job, row.state, row.since, row.changed, row.server)
+
+
+def everywhere(connection: Connection) -> list[str]:
+    """The transfers that have a job in flight, at any server."""
+    return list(connection.execute(select(fts_job.c.transfer)).scalars())
 
 
 def due(connection: Connection, server: str, now: int, limit: int) -> list[Flight]:

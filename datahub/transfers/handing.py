@@ -7,6 +7,7 @@ another has handed over.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,15 +19,16 @@ from twisted.logger import Logger
 from datahub.archive import Product
 from datahub.errors import FinalFault, PassingFault, Superseded
 from datahub.kit.aio import gather, shield
-from datahub.transfers import flights, tables
-from datahub.transfers.endings import FTS, CopyFailed, Endings
+from datahub.kit.sizes import count
+from datahub.transfers import file_tables, flights, tables
+from datahub.transfers.endings import FTS, MOVE, CopyFailed, Endings
 from datahub.transfers.flights import Flight, Look, key_of
 from datahub.transfers.model import Status, Transfer, parse_checksum
 from datahub.transfers.movers import Delivery, Order
 from datahub.transfers.movers.addresses import final_url
 from datahub.transfers.movers.fts import Hidden, Job, Refused, TooLarge, Unknown
 from datahub.transfers.movers.fts_errors import Verdict
-from datahub.transfers.movers.fts_jobs import Agent, End, conclude, details
+from datahub.transfers.movers.fts_jobs import Agent, Before, End, conclude, details, ended, states
 from datahub.work import Done, Item, Outcome, Park, Record, Retry, ledger
 from datahub.work.lane import Floor, Step, write
 
@@ -58,6 +60,7 @@ STOPPING = 15 * 60 * SECOND
 """So long a copy may go on after its cancellation; FTS itself takes it for dead by then."""
 
 BATCH = 1000
+REMEMBERED = 10_000
 AT_ONCE = 100
 """Jobs in one request: their ids are its path, and servers take 8 KiB."""
 
@@ -82,6 +85,8 @@ class Handing:
         self._agents = agents
         self._endings = endings
         self._servers = {key_of(each.server.url): each.server for each in agents.values()}
+        self._states: dict[str, Counter[str]] = {}
+        """How many files were in which state when a job was last looked at here: what is as it was is not written."""
         self.unknown = 0
         """Reasons of failures that nobody has classified yet."""
 
@@ -116,10 +121,12 @@ class Handing:
             job = await agent.server.id_of(sid)
         order = _order(item, transfer)
         careful = known or transfer.fts_jobid is not None
-        body = await agent.compose(order, await find(transfer), sid, transfer.priority, careful=careful)
+        before = await self._before(transfer) if careful else None
+        product = await find(transfer)
+        body = await agent.compose(order, product, sid, transfer.priority, careful=careful, before=before)
         await agent.server.delegate()
         # Not sooner: from now on it may be on its way, for `SENDING`.
-        await self._store.run("begin to hand over", partial(self._begin, item, agent, sid, job))
+        await self._store.run("begin to hand over", partial(self._begin, item, agent, sid, job, careful))
         # Whether it is stopped or not, the server hears it as a whole: half of a submission is one, too.
         taken = await shield(self._submit(agent, body, job), "a submission to FTS")
         log.info("transfer {id} is handed over to {url} as {job}", id=transfer.id, url=agent.server.url, job=taken)
@@ -134,9 +141,18 @@ class Handing:
                 return job
             raise PassingFault(f"{agent.server.url} has another transfer to the same destination: {refusal}") from None
 
-    def _begin(self, item: Item, agent: Agent, sid: str, job: str, connection: Connection) -> None:
+    async def _before(self, transfer: Transfer) -> Before:
+        """What earlier jobs have copied: they are left out, unless who has it retried may have removed some since."""
+        done = await self._store.read("copied files", partial(file_tables.done, job=transfer.id))
+        return Before(done, skip=transfer.late_since is not None)
+
+    def _begin(self, item: Item, agent: Agent, sid: str, job: str, careful: bool, connection: Connection) -> None:
         """Commit the attempt before anybody else knows of it."""
         ledger.hold(connection, item, self._floor.owner)
+        if careful:
+            file_tables.forget_failed(connection, item.subject)
+        else:
+            file_tables.put(connection, item.subject, 0, [])
         now = self._floor.clock.now()
         at = {"server": agent.server.url, "job_id": job}
         known: dict[str, Any] = {"fts_attempt": sid, "fts_jobid": job, "fts_details": at}
@@ -193,13 +209,13 @@ class Handing:
         end = conclude(job, overdue=flight is not None and now - flight.changed > STOPPING)
         if end is None:
             return None
-        note: dict[str, Any] = {"fts_details": details(agent.server.url, job)}
+        note: dict[str, Any] = {"fts_details": details(agent.server.url, job), "job": job}
         if not end.failures:
-            delivery = _delivery(transfer, end, final_url(transfer.destination_path, _name(transfer)))
-            return Done(self._over(transfer, self._endings.delivered(item, transfer, delivery), **note))
+            lacking = f"without {count(end.empty, 'empty folder')}, of which FTS makes none" if end.empty else ""
+            delivered = self._endings.delivered(item, transfer, _delivery(transfer, end), lacking=lacking)
+            return Done(self._over(transfer, delivered, **note))
         if transfer.status is Status.CANCELLING:
-            told = f"cancelled; {end.files} files had arrived before, and are still there" if end.files else None
-            return Done(self._over(transfer, self._endings.cancelled(transfer, told), **note))
+            return Done(self._over(transfer, self._endings.cancelled(transfer, _left(end)), **note))
         if end.foreign and transfer.overwrite:
             # Nothing of ours is there to be taken care of: without a former job, the next one may replace it.
             note["fts_jobid"] = None
@@ -219,11 +235,13 @@ class Handing:
             log.warn("FTS gives a reason that is not known ({id}): {told}", id=transfer.id, told=told)
         return FinalFault(told) if verdict is Verdict.NEVER else CopyFailed(told)
 
-    def _over(self, transfer: Transfer, record: Record, **note: Any) -> Record:
-        """The attempt is over: it is forgotten together with what ``record`` says."""
+    def _over(self, transfer: Transfer, record: Record, job: Job | None = None, **note: Any) -> Record:
+        """The attempt is over: it is forgotten with what ``record`` says, and with its ``job``'s files."""
 
         def both(connection: Connection) -> None:
             flights.land(connection, transfer.id)
+            if job is not None:
+                file_tables.amend(connection, transfer.id, ended(job, _final(transfer)))
             tables.note(connection, transfer.id, fts_attempt=None, **note)
             record(connection)
 
@@ -261,31 +279,42 @@ class Handing:
         except TooLarge as error:
             await self._ask_for_less(item, asked, error)
             return
-        jobs = {each.job_id: each for each in found}
+        jobs = {each.job_id: each for each in found if each.known}
         agent = next(each for each in self._agents.values() if each.server is item.record)
         now = self._floor.clock.now()
-        looks: list[Look] = []
-        notes: dict[str, dict[str, Any]] = {}
+        going: list[tuple[Flight, Job]] = []
+        ended: list[Flight] = []
         for flight in asked:
             job = jobs.get(flight.job)
-            overdue = now - flight.changed > STOPPING
-            if job is None or not job.known or conclude(job, overdue=overdue) is not None:
-                continue
-            changed = flight.changed if job.job_state == flight.state else now
-            if job.job_state != flight.state:
-                notes[flight.transfer] = details(item.record.url, job)
-            age = max(SOONEST, min(LATEST, (now - flight.since) // PACE))
-            looks.append(Look(flight.transfer, flight.job, job.job_state, changed, now + age))
-        if looks:
-            await self._store.run("put off flights", partial(_put_off, looks, notes))
-        going = {each.transfer for each in looks}
-        ended = [each for each in asked if each.transfer not in going]
+            if job is not None:
+                await self._list_files(flight, job)
+            if job is None or conclude(job, overdue=now - flight.changed > STOPPING) is not None:
+                ended.append(flight)
+            else:
+                going.append((flight, job))
+        if going:
+            await self._store.run("put off flights", self._put_off(item.record.url, going))
         for first in range(0, len(ended), SETTLING):
             some = ended[first : first + SETTLING]
             await gather(*(self._land(agent, each, jobs.get(each.job)) for each in some))
         if ended:
             self._floor.changed()
             self._floor.queue.announce(FTS)
+
+    def _put_off(self, server: str, going: Sequence[tuple[Flight, Job]]) -> Callable[[Connection], None]:
+        """Write down how far jobs are that go on, and when they are looked at next."""
+        now = self._floor.clock.now()
+        looks: list[Look] = []
+        notes: dict[str, dict[str, Any]] = {}
+        for flight, job in going:
+            changed = flight.changed if job.job_state == flight.state else now
+            if job.job_state != flight.state or self._is_news(job):
+                notes[flight.transfer] = details(server, job)
+            if len(job.files) > 1:
+                self._states[job.job_id] = states(job)
+            age = max(SOONEST, min(LATEST, (now - flight.since) // PACE))
+            looks.append(Look(flight.transfer, flight.job, job.job_state, changed, now + age))
+        return partial(_put_off, looks, notes)
 
     async def _ask_for_less(self, item: Item, asked: Sequence[Flight], error: TooLarge) -> None:
         """Ask about each half; a single job whose answer is too large is put off, so that all others go on."""
@@ -300,7 +329,28 @@ class Handing:
         again = Look(flight.transfer, flight.job, flight.state, flight.changed, self._floor.clock.now() + LATEST)
         await self._store.run("put off a flight", partial(flights.put_off, looks=[again]))
 
+    async def _list_files(self, flight: Flight, job: Job) -> None:
+        """Write down which files have come to their end, in batches; the last is written with the end of the job."""
+        if not self._is_news(job) or (len(job.files) <= BATCH and conclude(job) is not None):
+            return
+        while await self._store.run("keep files at FTS", partial(self._write_files, flight, job)):
+            pass
+
+    def _is_news(self, job: Job) -> bool:
+        """Whether files of a job have got on since it was last looked at here."""
+        if len(self._states) > REMEMBERED:
+            self._states.clear()
+        return len(job.files) > 1 and self._states.get(job.job_id) != states(job)
+
+    def _write_files(self, flight: Flight, job: Job, connection: Connection) -> bool:
+        current = flights.find(connection, flight.transfer)
+        transfer = tables.find(connection, flight.transfer)
+        if transfer is None or current is None or current.job != job.job_id:
+            return False
+        return file_tables.amend(connection, transfer.id, ended(job, _final(transfer)), BATCH)
+
     async def _land(self, agent: Agent, flight: Flight, job: Job | None) -> None:
+        self._states.pop(flight.job, None)
         try:
             await self._store.run("settle what FTS did", partial(self._settle, agent, flight, job))
         except Superseded as error:
@@ -310,7 +360,7 @@ class Handing:
         """End the transfer of a flight whose job has ended; if it is unknown there, let its step find out why."""
         now = self._floor.clock.now()
         again = Look(flight.transfer, flight.job, flight.state, flight.changed, now + LATEST)
-        if job is None or not job.known:
+        if job is None:
             if _is_over(tables.find(connection, flight.transfer)):
                 flights.land(connection, flight.transfer)
                 return
@@ -341,6 +391,8 @@ def declare_servers(connection: Connection, urls: Mapping[str, str]) -> None:
     ledger.declare(connection, FOLLOW, None)
     for each in set(urls.values()):
         ledger.enqueue(connection, FOLLOW, key_of(each), "hub")
+    # Where they were parked before they had a lane of their own they keep slots.
+    ledger.wake(connection, MOVE, flights.everywhere(connection))
 
 
 def _put_off(looks: Sequence[Look], notes: Mapping[str, dict[str, Any]], connection: Connection) -> None:
@@ -359,6 +411,19 @@ def _name(transfer: Transfer) -> str:
     return (place or transfer.product_id).rstrip("/").rpartition("/")[2]
 
 
-def _delivery(transfer: Transfer, end: End, final: str) -> Delivery:
+def _final(transfer: Transfer) -> str:
+    return final_url(transfer.destination_path, _name(transfer))
+
+
+def _left(end: End) -> str | None:
+    """What may be at the destination of what was cancelled; None if nothing is."""
+    if end.files:
+        return f"cancelled; {count(end.files, 'file')} had arrived before, and are still there"
+    return "cancelled while it was copied; FTS removes what it has begun" if end.begun else None
+
+
+def _delivery(transfer: Transfer, end: End) -> Delivery:
     size = end.size or transfer.size or 0
-    return Delivery(final=final, temporary="", device=0, inode=0, files=end.files, size=size, checksums=end.checksums)
+    return Delivery(
+        final=_final(transfer), temporary="", device=0, inode=0, files=end.files, size=size, checksums=end.checksums
+    )

@@ -169,8 +169,8 @@ class TransferRoutes:
         """List the files of a transfer: those copied, and one whose copy failed."""
         cursor = read_cursor(query.after)
         first = 0 if cursor is None else cursor.time
-        status, found = await self._transfers.files(call.caller, number, first, query.limit + 1)
-        items = [view_file(each, status) for each in found[: query.limit]]
+        transfer, found = await self._transfers.files(call.caller, number, first, query.limit + 1)
+        items = [view_file(each, transfer) for each in found[: query.limit]]
         further = found[query.limit].number if len(found) > query.limit else None
         return page_of(call, items, None if further is None else Cursor(further, number))
 

@@ -189,11 +189,11 @@ class Transfers:
         wanted = Wanted(subject=number)
         return await self._store.read("timeline", partial(find_events, wanted=wanted, limit=1000))
 
-    async def files(self, caller: Caller, number: str, first: int, limit: int) -> tuple[Status, list[FileRecord]]:
-        """The status of a transfer, and its files from the ``first`` on: those copied, or whose copy failed."""
+    async def files(self, caller: Caller, number: str, first: int, limit: int) -> tuple[Transfer, list[FileRecord]]:
+        """A transfer, and its files from the ``first`` on: those copied, or whose copy failed."""
         seen = await self.find(caller, number)
         page = partial(file_tables.find, job=number, first=first, limit=limit)
-        return seen.transfer.status, await self._store.read("list files", page)
+        return seen.transfer, await self._store.read("list files", page)
 
     async def summary(self) -> Summary:
         """How many transfers are in which status, and what ended lately."""

@@ -78,13 +78,14 @@ class FileView(msgspec.Struct, frozen=True, omit_defaults=True):
     error: str | None = None
 
 
-def view_file(file: FileRecord, status: Status) -> FileView:
-    """``file`` of a transfer in ``status`` as a caller gets it."""
+def view_file(file: FileRecord, transfer: Transfer) -> FileView:
+    """``file`` of ``transfer`` as a caller gets it."""
     if file.error is not None:
         return FileView(file.path, file.size, "FAILED", error=file.error)
-    state = "DELIVERED" if status is Status.SUCCESS else "COPIED"
-    checksums = {file.checksum.algorithm: file.checksum.value} if file.checksum else {}
-    return FileView(file.path, file.size, state, checksums)
+    # FTS gives each file its final name, and tells no checksum but those that it was asked to verify.
+    delivered = transfer.status is Status.SUCCESS or transfer.fts_jobid is not None
+    checksums = {file.checksum.algorithm: file.checksum.value} if file.checksum else None
+    return FileView(file.path, file.size, "DELIVERED" if delivered else "COPIED", checksums)
 
 
 def view(seen: Seen, now: int, keep: int) -> View:
@@ -139,7 +140,8 @@ def _progress(seen: Seen, now: int) -> Progress | None:
         return None
     if transfer.status is Status.SUCCESS:
         return Progress(transfer.size, transfer.size)
-    done = min(seen.moved, transfer.size)
+    at_fts = (transfer.fts_details or {}).get("bytes", 0)
+    done = min(max(seen.moved, at_fts), transfer.size)
     elapsed = now - (transfer.time_transferring or now)
     if not done or elapsed < SECOND:
         # Too early to tell a rate.

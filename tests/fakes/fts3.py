@@ -489,7 +489,7 @@ def main(port: str, certificate: str, key: str, ca: str) -> None:
     from twisted.internet import reactor
 
     here: Any = reactor
-    listen(FakeFts(manner="works"), Path(certificate), Path(key), Path(ca), here, int(port))
+    listen(FakeFts(manner="works", reports=True), Path(certificate), Path(key), Path(ca), here, int(port))
     here.run()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import treq
@@ -69,11 +70,15 @@ async def outcome(answers: list[Any]) -> None:
 
 
 class Archive:
-    """Lists each product as one file, or a tree of two."""
+    """Lists each product as one file, or a tree of two; names with a slash at their end are folders."""
+
+    def __init__(self) -> None:
+        self.names = ["a b", "c"]
+        self.size = 1000
 
     def walk(self, product: Product) -> Any:
-        for name in ("a b", "c") if product.is_directory else ("",):
-            yield Entry(name, 1000, 0, 1, 1, is_directory=False)
+        for name in self.names if product.is_directory else ("",):
+            yield Entry(name.rstrip("/"), self.size, 0, 1, 1, is_directory=name.endswith("/"))
 
     def open(self, product: Product, entry: Any) -> int:
         return os.open("/dev/null", os.O_RDONLY)
@@ -84,13 +89,14 @@ class FtsDepot(Depot):
 
     def __init__(self, **more: Any) -> None:
         self.fake = KnownFts()
+        self.tree = Archive()
 
         def agents(clock: HubClock) -> dict[str, Any]:
             self.fake.now = lambda: clock.wall() / 1000
             self.fts = InlineFts(self.fake, clock)
             self.fts._current = lambda: self._session  # type: ignore[method-assign]
             source = "gsiftp://hub.example.org"
-            return {"gsiftp": Agent(self.fts, Archive(), InlinePool(), source)}  # type: ignore[arg-type]
+            return {"gsiftp": Agent(self.fts, self.tree, InlinePool(), source)}  # type: ignore[arg-type]
 
         self._session: Any = type("Session", (), {"me": None, "delegated_until": 0.0})()
         super().__init__(agents=agents, **more)
@@ -103,6 +109,14 @@ class FtsDepot(Depot):
         self.stage()
         self.move()
         return number
+
+    def handed_tree(self, **more: Any) -> str:
+        """A folder that is at FTS, and is found again as often as is wanted."""
+        names = [each for each in self.tree.names if not each.endswith("/")]
+        size = self.tree.size * len(names)
+        product = Product("005", "005", Path("/archive/005"), is_directory=True, files=len(names), size=size)
+        self.archive.answers = [product] * 9
+        return self.handed(**more)
 
     def job(self, number: str) -> str:
         """The id of the job of a transfer."""

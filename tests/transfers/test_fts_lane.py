@@ -9,7 +9,7 @@ from sqlalchemy import text
 from twisted.internet.defer import Deferred
 
 from datahub.kit.aio import start
-from datahub.transfers.handing import AT_A_TIME
+from datahub.transfers.handing import AT_A_TIME, declare_servers
 from datahub.transfers.model import Status
 from datahub.transfers.pipeline import FTS, MOVE
 from datahub.work import ledger
@@ -101,6 +101,18 @@ def test_a_waiting_transfer_is_cancelled_and_gives_its_slot(depot):
     stage_and_move(depot)
     assert depot.transfer(there).status is Status.CANCELLED
     assert at_fts(depot, [last]) == [last]
+
+
+def test_what_an_older_version_has_handed_over(depot):
+    """It was parked where a slot to move here is kept; a start of the hub lets it come over, without a second job."""
+    (number,) = to_fts(depot, 1)
+    stage_and_move(depot)
+    move = text("UPDATE work SET lane = :lane WHERE subject = :number")
+    depot.store.now(lambda connection: connection.execute(move, {"lane": MOVE, "number": number}))
+    depot.store.now(partial(declare_servers, urls={}))
+    stage_and_move(depot)
+    assert (depot.place(number).lane, depot.place(number).state) == (FTS, "parked")
+    assert len(depot.fake.submissions) == 1
 
 
 def test_a_scheme_that_has_gone_to_fts(depot):

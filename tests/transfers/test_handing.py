@@ -34,7 +34,7 @@ def test_the_way_through(depot):
     assert (depot.place(number).state, depot.transfer(number).status) == ("parked", Status.TRANSFERRING)
     (asked,) = depot.fake.submissions
     expected = {"sources": ["gsiftp://hub.example.org/archive/005"], "destinations": [f"{TARGET}005"]}
-    assert asked["files"] == [{**expected, "checksum": "ADLER32", "filesize": 1000}]
+    assert asked["files"] == [{**expected, "checksum": "ADLER32", "filesize": 1000, "metadata": {"number": 0}}]
     assert asked["params"] == {
         "verify_checksum": "both",
         "overwrite": False,

@@ -88,6 +88,16 @@ class JobFile(msgspec.Struct, frozen=True):
     start_time: str | None = None
     finish_time: str | None = None
 
+    @property
+    def number(self) -> int | None:
+        """Its place in the product's list, as the submission said."""
+        number = self.noted("number")
+        return number if isinstance(number, int) else None
+
+    def noted(self, name: str) -> Any:
+        """What was written at it by that name."""
+        return self.file_metadata.get(name) if isinstance(self.file_metadata, dict) else None
+
 
 class Job(msgspec.Struct, frozen=True):
     """What the server says of a job, or that it knows none: then ``http_status`` is not 200."""
@@ -109,6 +119,10 @@ class Job(msgspec.Struct, frozen=True):
     def hidden(self) -> bool:
         """Whether there is such a job, and the hub is somebody else now."""
         return self.http_status is not None and self.http_status.startswith("403")
+
+    def noted(self, name: str) -> Any:
+        """What was written at it by that name."""
+        return self.job_metadata.get(name) if isinstance(self.job_metadata, dict) else None
 
 
 class Whoami(msgspec.Struct, frozen=True):

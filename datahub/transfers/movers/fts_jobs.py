@@ -3,28 +3,59 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import Event
 from typing import Any
+from urllib.parse import unquote
 
-from datahub.archive import Archive, Product
+from datahub.archive import Archive, Entry, Product
 from datahub.errors import FinalFault
 from datahub.files import check, digest_of, held
 from datahub.kit.threads import Pool, stoppable
-from datahub.transfers.movers import Order, Remote
+from datahub.transfers.model import FileRecord, printable
+from datahub.transfers.movers import Checksum, Order, Remote
 from datahub.transfers.movers.addresses import check_folder, check_name, final_url, quoted
 from datahub.transfers.movers.fts import Fts, Job, JobFile
 from datahub.transfers.movers.fts_errors import Verdict, exists, judge
 
-__all__ = ["Agent", "End", "conclude", "details"]
+__all__ = ["Agent", "Before", "End", "conclude", "details", "ended", "states"]
 
 FINAL_FILES = ("FINISHED", "FAILED", "CANCELED", "NOT_USED")
 FINAL_JOBS = ("FINISHED", "FAILED", "FINISHEDDIRTY", "CANCELED")
 SHOWN = 100
 LONGEST_URL = 1100
 """Characters of a column of FTS's; it answers 500 to more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What earlier jobs of a transfer have copied, by its number; ``skip`` it, or have FTS see that it is there."""
+
+    files: Mapping[int, FileRecord] = field(default_factory=dict)
+    skip: bool = False
+
+
+@dataclass(slots=True)
+class Plan:
+    """The ``files`` of a job; what is left out of it, and of how many ``empty`` folders FTS will not hear."""
+
+    files: list[dict[str, Any]]
+    left: int = 0
+    size: int = 0
+    empty: int = 0
+
+    def leave(self, size: int) -> None:
+        """Leave out a file that is there."""
+        self.left += 1
+        self.size += size
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What is written at the job of it."""
+        before = {"before": [self.left, self.size]} if self.left else {}
+        return {**before, **({"empty": self.empty} if self.empty else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +72,18 @@ class Agent:
         check_folder(destination)
 
     async def compose(
-        self, order: Order, product: Product, sid: str, priority: int, *, careful: bool
+        self, order: Order, product: Product, sid: str, priority: int, *, careful: bool, before: Before | None = None
     ) -> dict[str, Any]:
         """The job that copies ``product``; ``careful`` if an earlier one may have copied it, or some of it.
 
-        Then nothing is replaced, and what is there already is told, so that `conclude` finds out whether it is ours.
+        Then nothing is replaced, and what is there already is told where the storage can, so that `conclude` finds out
+        whether it is ours. Of ``before``, what earlier jobs have copied, it is known.
         """
         check_name(product.name, order.destination)
-        files = await stoppable(self.pool, partial(self._files, order, product, careful))
-        if not files:
+        plan = await stoppable(self.pool, partial(self._plan, order, product, careful, before or Before()))
+        if not plan.files:
             raise FinalFault(f"product {product.id!r} has no file in it, and FTS copies nothing but files")
+        noted = {"datahub": order.transfer, "careful": careful, **plan.notes}
         params = {
             "verify_checksum": "both",
             "overwrite": order.overwrite and not careful,
@@ -59,44 +92,76 @@ class Agent:
             "priority": priority,
             "id_generator": "deterministic",
             "sid": sid,
-            "job_metadata": {"datahub": order.transfer, "careful": careful},
+            "job_metadata": noted,
         }
-        return {"files": files, "params": params}
+        return {"files": plan.files, "params": params}
 
-    def _files(self, order: Order, product: Product, careful: bool, stop: Event) -> list[dict[str, Any]]:
+    def _plan(self, order: Order, product: Product, careful: bool, before: Before, stop: Event) -> Plan:
         final = final_url(order.destination, product.name)
         named = f"{order.checksum.algorithm.upper()}:{order.checksum.value}" if order.checksum else None
         if isinstance(product, Remote):
-            return [_file(product.url, final, named or "ADLER32", None)]
+            return Plan([_file(product.url, final, named or "ADLER32", None, 0)])
         if self.source is None:
             raise FinalFault("FTS can't reach the files of this host: say how in [transfers.mover_options] source")
         if product.is_directory and named:
             raise FinalFault(f"product {product.id!r} is a folder, and a checksum is that of a single file")
-        return list(self._entries(product, final, named, careful, stop))
+        plan, same, folders = Plan([]), 0, set[str]()
+        for number, entry in self._entries(product, folders, stop):
+            known = before.files.get(number)
+            ours = known is not None and (known.path, known.size) == (_path(entry, product), entry.size)
+            same += ours
+            if ours and before.skip:
+                plan.leave(entry.size)
+                continue
+            checksum = named or self._checksum(product, entry, careful, stop)
+            target = f"{final}/{quoted(entry.path)}" if entry.path else final
+            plan.files.append(
+                _file(f"{self.source}{quoted(_place(entry, product))}", target, checksum, entry.size, number)
+            )
+            if ours:
+                plan.files[-1]["metadata"]["ours"] = True
+        plan.empty = len(folders)
+        if same < len(before.files):
+            # It is another product by now.
+            return self._plan(order, product, careful, Before(), stop)
+        return plan if plan.files else self._plan(order, product, careful, replace(before, skip=False), stop)
 
-    def _entries(
-        self, product: Product, final: str, named: str | None, careful: bool, stop: Event
-    ) -> Iterator[dict[str, Any]]:
+    def _entries(self, product: Product, folders: set[str], stop: Event) -> Iterator[tuple[int, Entry]]:
+        """The files, numbered; what remains in ``folders`` are those that have nothing in them."""
+        number = 0
         for entry in self.archive.walk(product):
             check(stop)
+            folders.discard(entry.path.rpartition("/")[0])
             if entry.is_directory:
+                folders.add(entry.path)
                 continue
-            path = f"{product.root}/{entry.path}" if entry.path else str(product.root)
-            if not path.isprintable():
-                raise FinalFault(f"the name {path!r} can't be that of a file on another host: rename it")
-            checksum = named or "ADLER32"
-            if careful and named is None:
-                with held(self.archive.open(product, entry)) as file:
-                    checksum = f"ADLER32:{digest_of(file, 'adler32', stop)}"
-            target = f"{final}/{quoted(entry.path)}" if entry.path else final
-            yield _file(f"{self.source}{quoted(path)}", target, checksum, entry.size)
+            if not _place(entry, product).isprintable():
+                told = f"the name {_place(entry, product)!r} can't be that of a file on another host: rename it"
+                raise FinalFault(told)
+            yield number, entry
+            number += 1
+
+    def _checksum(self, product: Product, entry: Entry, careful: bool, stop: Event) -> str:
+        if not careful:
+            return "ADLER32"
+        with held(self.archive.open(product, entry)) as file:
+            return f"ADLER32:{digest_of(file, 'adler32', stop)}"
 
 
-def _file(source: str, target: str, checksum: str, size: int | None) -> dict[str, Any]:
+def _place(entry: Entry, product: Product) -> str:
+    return f"{product.root}/{entry.path}" if entry.path else str(product.root)
+
+
+def _path(entry: Entry, product: Product) -> str:
+    """How it is called in lists."""
+    return printable(entry.path or product.name)
+
+
+def _file(source: str, target: str, checksum: str, size: int | None, number: int) -> dict[str, Any]:
     for url in (source, target):
         if len(url) > LONGEST_URL:
             raise FinalFault(f"FTS takes no URL of more than {LONGEST_URL} characters: {url[:SHOWN]}… has {len(url)}")
-    known = {"sources": [source], "destinations": [target], "checksum": checksum}
+    known = {"sources": [source], "destinations": [target], "checksum": checksum, "metadata": {"number": number}}
     return known if size is None else {**known, "filesize": size}
 
 
@@ -104,7 +169,8 @@ def _file(source: str, target: str, checksum: str, size: int | None) -> dict[str
 class End:
     """How a job has ended: what has arrived, and ``failures`` (destination, state, reason) of all that has not.
 
-    Of the ``files`` that have arrived the job itself has ``copied`` so many; the others were there.
+    Of the ``files`` that have arrived the job itself has ``copied`` so many; the others were there. Of ``empty``
+    folders FTS has not heard.
     """
 
     files: int
@@ -113,6 +179,12 @@ class End:
     checksums: dict[str, str]
     failures: tuple[JobFile, ...]
     careful: bool = False
+    empty: int = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether something was being copied that has not arrived."""
+        return any(each.start_time is not None for each in self.failures)
 
     @property
     def foreign(self) -> bool:
@@ -141,23 +213,51 @@ class End:
 def conclude(job: Job, *, overdue: bool = False) -> End | None:
     """How ``job`` has ended; None while it goes on, be it only that a cancelled copy has not stopped.
 
-    That is not waited for any more when it is ``overdue``.
+    That is not waited for any more when it is ``overdue``, nor are files that a ban of their storage holds back.
     """
-    if job.job_state not in FINAL_JOBS or not all(each.file_state in FINAL_FILES for each in job.files):
+    if job.job_state not in FINAL_JOBS:
         return None
-    if not overdue and any(each.file_state == "CANCELED" and _runs(each) for each in job.files):
+    if not overdue and not all(each.file_state in FINAL_FILES and not _runs(each) for each in job.files):
         return None
-    careful = isinstance(job.job_metadata, dict) and bool(job.job_metadata.get("careful"))
-    arrived = [each for each in job.files if each.file_state == "FINISHED" or (careful and _is_ours(each))]
+    careful = bool(job.noted("careful"))
+    arrived = [each for each in job.files if _has_arrived(each, careful)]
     failures = tuple(each for each in job.files if each not in arrived)
     if not job.files:
         failures = (JobFile(file_state=job.job_state, reason=job.reason or f"the job is {job.job_state}"),)
     copied = sum(each.file_state == "FINISHED" for each in arrived)
-    return End(len(arrived), copied, sum(map(_size, arrived)), _checksums(arrived), failures, careful)
+    left, size = job.noted("before") or (0, 0)
+    checksums = {} if left else _checksums(arrived)
+    size += sum(map(_size, arrived))
+    return End(left + len(arrived), copied, size, checksums, failures, careful, job.noted("empty") or 0)
+
+
+def ended(job: Job, final: str) -> list[FileRecord]:
+    """The files of a job whose copy has ended, well or not, for the list of the transfer whose product is ``final``."""
+    careful = bool(job.noted("careful"))
+    found = []
+    for each in job.files:
+        if each.number is None or each.file_state not in FINAL_FILES or _runs(each):
+            continue
+        error = None if _has_arrived(each, careful) else each.reason or f"FTS says {each.file_state}"
+        checksum = None if error else _adler(each)
+        whole = each.dest_surl == final
+        path = unquote(each.dest_surl.rpartition("/")[2] if whole else each.dest_surl.removeprefix(f"{final}/"))
+        found.append(FileRecord(each.number, printable(path), _size(each), checksum, error))
+    return found
+
+
+def _adler(file: JobFile) -> Checksum | None:
+    """The Adler-32 by which FTS has verified it, where it was given one."""
+    algorithm, _, value = (file.checksum or "").partition(":")
+    return Checksum("adler32", value.lower()) if algorithm.upper() == "ADLER32" and value else None
+
+
+def _has_arrived(file: JobFile, careful: bool) -> bool:
+    return file.file_state == "FINISHED" or (careful and _is_ours(file))
 
 
 def _runs(file: JobFile) -> bool:
-    return file.start_time is not None and file.finish_time is None
+    return file.file_state == "CANCELED" and file.finish_time is None
 
 
 def _size(file: JobFile) -> int:
@@ -173,23 +273,37 @@ def _checksums(files: list[JobFile]) -> dict[str, str]:
 
 
 def _is_ours(file: JobFile) -> bool:
-    """Whether what was in the way is what was to be copied: it has its size, and its checksum where that is known."""
-    there = file.file_metadata.get("dst_file") if isinstance(file.file_metadata, dict) else None
-    if file.file_state != "FAILED" or not exists(file.reason or "") or not isinstance(there, dict):
+    """Whether what was in the way is what was to be copied.
+
+    Where the storage reports it, it has to have size and checksum; else an earlier job of ours must have copied it.
+    """
+    if file.file_state != "FAILED" or not exists(file.reason or ""):
         return False
+    there = file.noted("dst_file")
+    if not isinstance(there, dict):
+        return bool(file.noted("ours"))
     algorithm, _, value = (file.checksum or "").partition(":")
     same_kind = str(there.get("checksum_type", "")).upper() == algorithm.upper()
     same_sum = bool(value) and str(there.get("checksum_value", "")).lstrip("0").lower() == value.lstrip("0").lower()
     return there.get("file_size") == _size(file) and same_kind and same_sum
 
 
+def states(job: Job) -> Counter[str]:
+    """How many files are in which state."""
+    return Counter(each.file_state for each in job.files)
+
+
 def details(server: str, job: Job) -> dict[str, Any]:
-    """What is shown of a job: its state, how many files are in which, and the reasons of those that failed."""
+    """What is shown of a job: its state, how many files are in which, bytes that have arrived, and what has failed."""
     failed = [each for each in job.files if each.reason and each.file_state != "FINISHED"]
     found: dict[str, Any] = {"server": server, "job_id": job.job_id, "job_state": job.job_state}
     if job.reason:
         found["reason"] = job.reason
-    found["files"] = dict(Counter(each.file_state for each in job.files))
+    found["files"] = dict(states(job))
+    arrived = [_size(each) for each in job.files if each.file_state == "FINISHED"]
+    size = (job.noted("before") or (0, 0))[1] + sum(arrived)
+    if size and len(arrived) < len(job.files):
+        found["bytes"] = size
     if failed:
         found["failures"] = [
             {"destination": each.dest_surl, "state": each.file_state, "reason": each.reason} for each in failed[:SHOWN]
