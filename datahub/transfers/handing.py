@@ -67,7 +67,7 @@ AT_ONCE = 100
 REQUESTS = 4
 SETTLING = 16
 
-AT_A_TIME = 8
+AT_A_TIME = 4
 """Transfers that one hub hands over at a time."""
 
 ANOTHERS = object()

@@ -9,8 +9,9 @@ from sqlalchemy import text
 from twisted.internet.defer import Deferred
 
 from datahub.kit.aio import start
-from datahub.transfers.handing import AT_A_TIME, declare_servers
+from datahub.transfers.handing import AT_A_TIME, REQUESTS, declare_servers
 from datahub.transfers.model import Status
+from datahub.transfers.movers.fts import CONNECTIONS
 from datahub.transfers.pipeline import FTS, MOVE
 from datahub.work import ledger
 from tests.transfers.depot import DELIVERY, caller
@@ -60,6 +61,11 @@ def test_neither_waits_for_the_other(depot):
     stage_and_move(depot)
     assert depot.transfer(later).status is Status.SUCCESS
     assert {depot.place(each).state for each in numbers} == {"parked"}
+
+
+def test_connections_are_kept():
+    """Whoever hands over and whoever follows, together, need no new ones for each request."""
+    assert AT_A_TIME + REQUESTS <= CONNECTIONS
 
 
 def test_slots_at_fts_are_shared_fairly(depot):

@@ -50,7 +50,9 @@ FILE_FIELDS = (
 CONNECT = 10.0
 ANSWER = 60.0
 LARGEST = 64 * 1024 * 1024
-CONNECTIONS = 4
+CONNECTIONS = 8
+"""Those that are kept: as many as are used at once, since each new one costs a handshake with certificates."""
+
 LIFETIME = 7 * 3600
 RENEW = 2 * 3600
 NEEDS_DELEGATION = 419
