@@ -16,7 +16,7 @@ import msgspec
 from treq.client import HTTPClient
 from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IPolicyForHTTPS
 
@@ -174,6 +174,12 @@ class _Session:
     delegated_until: float = field(default=0.0)
 
 
+class _Quiet(_HTTP11ClientFactory):
+    """Twisted would log each connection that is made, and that it is closed."""
+
+    noisy = False
+
+
 class Fts:
     """One server at ``url``; ``papers`` must be a certificate with its key, or a proxy."""
 
@@ -206,6 +212,7 @@ class Fts:
                 self._session.pool.closeCachedConnections()
             pool = HTTPConnectionPool(self._reactor)
             pool.maxPersistentPerHost = CONNECTIONS
+            pool._factory = _Quiet  # noqa: SLF001 - Twisted has no other way
             try:
                 agent = Agent(self._reactor, self._policy(), connectTimeout=CONNECT, pool=pool)
             except ValueError as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.logger import capturedLogs
 
 from datahub.errors import FinalFault, PassingFault
 from datahub.kit.clock import HubClock
@@ -76,6 +77,13 @@ async def test_a_job_from_its_submission_to_its_end(place):
     assert (told.job_state, told.files[0].file_state, told.files[0].filesize) == ("FINISHED", "FINISHED", 5)
     with pytest.raises(Refused, match="duplicated"):
         await place.fts.submit(job())
+
+
+async def test_connections_are_not_worth_a_line(place):
+    """A job is asked about every few seconds, for days."""
+    with capturedLogs() as logs:
+        await place.fts.look(["1"])
+    assert [each for each in logs if "factory" in each.get("log_format", "")] == []
 
 
 async def test_many_jobs_in_one_request(place):
