@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import pytest
 
 from datahub.archive import Faulty
 from datahub.carts import tables
-from datahub.carts.model import Status
+from datahub.carts.model import Cart, Status
 from datahub.errors import NoSpace, PassingFault, Unavailable
 from datahub.kit.clock import rfc3339
 from tests.carts.test_fetching import Remote
@@ -179,9 +180,9 @@ async def test_a_file_archive_that_gets_on(yard):
     yard.work()
     assert yard.cart("abc").failing_since is not None
     yard.store.away.clear()
-    seen = []
-    yard.store.before["begin to bundle"] = lambda c: seen.append(tables.find(c, yard_cart.id))
-    yard_cart = yard.cart("abc")
+    seen: list[Cart] = []
+    number = yard.cart("abc").id
+    yard.store.before["begin to bundle"] = lambda c: seen.append(cast(Cart, tables.find(c, number)))
     yard.pass_time(10)
     assert yard.cart("abc").status is Status.READY
     assert (seen[0].failing_since, seen[0].waiting, seen[0].error) == (None, None, None)
