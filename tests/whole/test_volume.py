@@ -80,7 +80,7 @@ def check_download(url: str, pieces: Iterable[bytes], tar: Path) -> None:
 
 def listed(program: str, tar: Path) -> dict[str, int]:
     """Path and size of each member, as ``program`` lists them."""
-    command = [program, "-tvf", tar]
+    command = [program, "-tvf", str(tar)]
     environ = {**os.environ, "LC_ALL": "C.UTF-8"}
     told = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=20, check=True)
     lines = [each.split() for each in told.stdout.splitlines()]
