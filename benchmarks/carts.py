@@ -276,9 +276,9 @@ def slow(folder: Path) -> None:
             )
             watch(hub.port, ALONE)
             show("without them", *watch(hub.port, ALONE))
-            before, cpu = process.memory(), process.cpu()
+            before = process.memory()
             with slow_readers(port, get, CALLERS, RATE, tls=port == secure) as ended:
-                began = process.memory()
+                began, cpu = process.memory(), process.cpu()
                 time.sleep(ALONE)
                 cpu = process.cpu() - cpu
                 memory = []
