@@ -67,7 +67,7 @@ def build(house: House) -> Capability:
 def build_on(house: House, source: Pins | Remote) -> Capability:
     """Carts of the files that ``source`` has."""
     section, store, clock = house.config.carts, house.store, house.clock
-    downloads = Downloads(store, clock)
+    downloads = Downloads(store, clock, house.serve)
     cache = Cache(store, section.path, section.space, house.disk)
     fetcher = source if isinstance(source, Pins) else _fetcher(house, source, cache, downloads)
     limits = Limits(STAGING, section.archive_concurrent, section.retry_for)

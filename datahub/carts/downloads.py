@@ -13,6 +13,8 @@ from sqlalchemy import Connection, func, select
 from datahub.carts import tables
 from datahub.carts.model import Cart
 from datahub.kit.clock import HubClock
+from datahub.kit.memory import give_back
+from datahub.kit.threads import Pool
 from datahub.store import Store
 from datahub.work.tables import hub
 
@@ -32,8 +34,9 @@ class Downloads:
     A cart was used when its download began, and as long as it went on.
     """
 
-    def __init__(self, store: Store, clock: HubClock) -> None:
+    def __init__(self, store: Store, clock: HubClock, pool: Pool) -> None:
         self._store = store
+        self._pool = pool
         self._clock = clock
         self._here: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)
         self._told: set[str] = set()
@@ -74,6 +77,9 @@ class Downloads:
         told, self._told = self._told, going_on & self._told
         if going_on or ended or told:
             await self._store.run("downloads", partial(self._renew, going_on=list(going_on), ended=list(ended)))
+        if ended:
+            # Each had half a megabyte or two of small files in memory.
+            await self._pool.run(give_back)
 
     def _tell(self, connection: Connection, numbers: list[str]) -> None:
         now = self._clock.wall()

@@ -21,7 +21,10 @@ from datahub.web.sending import FilePart, Piece, SourceChanged
 __all__ = ["Layouts", "Reading", "close_all", "content", "notice_name", "open_file", "require_unchanged"]
 
 WINDOW: Final = 500
-"""Files whose rows are in memory at once."""
+"""The most files whose rows are in memory at once for one download, and the fewest: 1 KB each."""
+FEWEST: Final = 16
+AHEAD: Final = 2 * 1024 * 1024
+"""Bytes of the tar for which rows are read at once, unless that were fewer or more of them."""
 SMALL: Final = 64 * 1024
 """Files up to here are read with their headers, together with their neighbours."""
 GATHERED: Final = 512 * 1024
@@ -106,7 +109,9 @@ class Reading:
 
     async def _window(self, store: Store, index: int, stop: int) -> list[CartFile | None]:
         """The files of the next members, None for the notice of what is missing."""
-        numbers = self._layout.numbers[index : min(stop, index + WINDOW)]
+        layout = self._layout
+        ahead = layout.member_at(layout.starts[index] + AHEAD) - index
+        numbers = layout.numbers[index : min(stop, index + min(max(ahead, FEWEST), WINDOW))]
         look = partial(tables.window, number=self._cart.id, first=numbers[0], count=numbers[-1] - numbers[0] + 1)
         rows = {each.number: each for each in await store.read("read a cart", look) if each.status == STAGED}
         found: list[CartFile | None] = []

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from traceback import clear_frames
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
@@ -79,6 +80,10 @@ async def send_pieces(request: HubRequest, batches: AsyncGenerator[list[Piece], 
     try:
         async with aclosing(batches):
             await sender.run(batches)
+    except BaseException as error:
+        # Twisted's failures stay in a circle until everything is collected, and with them what these frames hold.
+        clear_frames(error.__traceback__)
+        raise
     finally:
         watch.stop()
         sender.close()
@@ -105,6 +110,8 @@ class _KernelSender:
         self._transport.doWrite = self._do_write
         async for batch in batches:
             self._queue.extend(batch)
+            # What was sent is not kept until all of the batch was.
+            batch.clear()
             if self._failure is not None:
                 raise self._failure
             self._transport.startWriting()

@@ -14,6 +14,7 @@ from datahub.carts.reading import Reading, content
 from datahub.kit.aio import start
 from datahub.kit.threads import ReactorPool
 from datahub.web.sending import FilePart, SourceChanged
+from tests.carts.test_routes import members
 from tests.carts.yard import Yard
 from tests.waiting import until
 
@@ -87,3 +88,22 @@ async def test_a_file_in_a_body_that_is_broken(yard, entry, text):
     """It is told of as anything else that is no JSON, though files are decoded one by one."""
     reply = await yard.client.ask("POST", "/abc", data=b'{"fileids": [{"id": "b", "path": "b"}, ' + entry + b"]}")
     assert (reply.status, text in reply.body.decode()) == (400, True), reply.body[:300]
+
+
+async def test_rows_in_memory(yard, monkeypatch):
+    """Of large files few rows are read ahead, of small ones many: a slow download holds little."""
+    await yard.make("large", {f"{n:03}": bytes(300_000) for n in range(40)})
+    await yard.make("small", {f"s{n:03}": b"x" for n in range(600)})
+    asked: list[int] = []
+    window = tables.window
+
+    def counted(connection, number, first, count):
+        asked.append(count)
+        return window(connection, number, first, count)
+
+    monkeypatch.setattr("datahub.carts.reading.tables.window", counted)
+    for uid, expected in (("large", [16, 16, 8]), ("small", [500, 100])):
+        asked.clear()
+        answer = await yard.client.ask("GET", f"/carts/{uid}/t.tar")
+        assert len(members(answer.body)) == yard.cart(uid).files
+        assert asked == expected

@@ -58,8 +58,8 @@ async def test_two_hubs_send_one_cart(yard):
     rows = [{"owner": each, "node": each, "version": "1", "beat": 0} for each in ("a", "b")]
     yard.store.now(lambda connection: connection.execute(insert(hub), rows))
     await yard.make("abc", {"a": b"1"})
-    ours, cart = yard.parts.verbs.downloads, yard.cart("abc")
-    theirs = Downloads(yard.store, yard.hub_clock)
+    ours, cart = yard.verbs.downloads, yard.cart("abc")
+    theirs = Downloads(yard.store, yard.hub_clock, yard.disk)
     with theirs.under_way(cart, lambda: None):
         await theirs.begin(cart)
         with ours.under_way(cart, lambda: None):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import ssl
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 from twisted.internet.endpoints import serverFromString, wrapServerTLS
+from twisted.internet.threads import deferToThread
 
 from datahub.config import TlsSection
 from datahub.kit.threads import ReactorPool
@@ -19,6 +21,7 @@ from datahub.web.app import App, Call, Flow
 from datahub.web.sending import FilePart, SourceChanged, send_pieces
 from datahub.web.site import tls_options
 from tests.certificates import self_signed_pem
+from tests.waiting import until
 from tests.web.memory import make_site
 
 SIZE = 3_000_001
@@ -158,3 +161,48 @@ async def test_a_slow_caller_and_one_who_leaves(shelf, port, reactor):
             break
         await shelf.pool.run(threading.Event().wait, 0.02)
     assert all(part.file == -1 for part in shelf.parts)
+
+
+class Seen(bytes):
+    """Bytes of which it can be seen that they are there no more."""
+
+    alive = 0
+
+    def __del__(self) -> None:
+        Seen.alive -= 1
+
+
+async def test_what_was_cut_off_is_not_kept(shelf, port):
+    """No byte of it stays until everything is collected, which is rare."""
+    begun: list[Any] = []
+
+    async def batches() -> Any:
+        while True:
+            Seen.alive += 1
+            yield [Seen(2 * SIZE)]
+
+    async def send(request: Any) -> None:
+        begun.append(request)
+        await send_pieces(request, batches(), shelf.pool)
+
+    shelf.send = send
+    number, secure = port
+    gc.collect()
+    gc.disable()
+    try:
+        with socket.create_connection(("127.0.0.1", number)) as plain:
+            line = (
+                ssl._create_unverified_context().wrap_socket(plain, do_handshake_on_connect=False) if secure else plain
+            )
+            await deferToThread(_begin, line)
+            await until(lambda: begun and Seen.alive, "it is being sent")
+            if secure:
+                line.close()
+        await until(lambda: not Seen.alive, "nothing of it is there any more")
+    finally:
+        gc.enable()
+
+
+def _begin(line: socket.socket) -> None:
+    line.sendall(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    line.recv(100)
