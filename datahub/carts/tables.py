@@ -74,7 +74,7 @@ FORGOTTEN = "FORGOTTEN"
 ASIDE = "/gone"
 AT_ONCE: Final = 1_000
 """Rows inserted by one statement: other threads wait while its parameters are gathered."""
-CALM: Final[Mapping[str, None]] = {"error": None, "failing_since": None, "waiting": None}
+CALM: Final[Mapping[str, Any]] = {"error": None, "failing_since": None, "waiting": None}
 """The columns of a cart that gets on: the next fault is the first."""
 
 cart = table(

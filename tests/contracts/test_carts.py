@@ -40,7 +40,7 @@ async def store(database_url: str, reactor: Any) -> Any:
 def made(connection: Connection, uid: str, *names: str, time: int = NOW) -> str:
     from datahub.carts.model import Order
 
-    wishes = tuple(Wish(f"p/ü{name}", name, None, None) for name in names)
+    wishes = [Wish(f"p/ü{name}", name, None, None) for name in names]
     new = _new_cart(f"id-{uid}", uid, "alice", Order(wishes, False, "d"), time)
     assert tables.add(connection, new, wishes, HUB)
     assert not tables.add(connection, replace(new, id="other"), wishes, HUB)
