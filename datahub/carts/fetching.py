@@ -53,7 +53,7 @@ NO_ROOM: Final = 5_000
 BREATH: Final = 0.1
 """Seconds between two looks whether others are done."""
 ADOPTED: Final = 200
-CALM: Final[Mapping[str, None]] = {"failing_since": None, "error": None}
+CALM: Final[Mapping[str, Any]] = {"failing_since": None, "error": None}
 """The columns of a file that no fault lasts of: the next one is the first."""
 
 
