@@ -21,7 +21,6 @@ __all__ = [
     "bind",
     "claim",
     "evictable",
-    "expected",
     "fail_users",
     "known",
     "release",
@@ -38,10 +37,10 @@ _bound = update(cart_file).where(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A file to be asked for or fetched, and which digests carts want of it."""
+    """A file to be asked for or fetched, the digests that a cart says it has, and its paths there."""
 
     holding: Holding
-    hashtypes: tuple[str, ...]
+    hashes: tuple[tuple[str, str], ...]
     paths: tuple[str, ...]
 
 
@@ -110,9 +109,18 @@ def whole_size(connection: Connection, number: str) -> int:
 
 
 def claim(
-    connection: Connection, number: str, state: str, now: int, owner: str, count: int, in_hand: Collection[int]
+    connection: Connection,
+    number: str,
+    state: str,
+    now: int,
+    owner: str,
+    count: int,
+    most: int,
+    in_hand: Collection[int],
 ) -> list[Job]:
     """Take files of a cart that are due in ``state``, for the daemon ``owner``; those of dead ones as well.
+
+    Of several it takes ``most`` bytes together.
 
     So are its own, but for those ``in_hand``: it took them once, and could not say that it came to nothing.
     """
@@ -121,17 +129,21 @@ def claim(
     free = and_(unowned, holding.c.id.not_in(in_hand))
     joined = cart_file.join(holding, holding.c.id == cart_file.c.holding)
     due = (cart_file.c.cart == number, _waiting, holding.c.state == state, holding.c.due <= now, free)
-    wanted = select(holding).select_from(joined).where(*due).distinct().order_by(holding.c.id).limit(count)
-    jobs = []
+    # In the order of the cart's files, which their index has: the search ends with the last that is taken.
+    wanted = select(holding).select_from(joined).where(*due).order_by(cart_file.c.number).limit(count)
+    jobs: list[Job] = []
     for row in connection.execute(wanted).all():
+        most -= row.size or 0
+        if jobs and most < 0:
+            break
         mine = (holding.c.id == row.id, holding.c.state == state, free)
         if connection.execute(update(holding).where(*mine).values(owner=owner)).rowcount:
-            users = select(cart_file.c.hashtype, cart_file.c.path).where(
+            users = select(cart_file.c.hashtype, cart_file.c.hashsum, cart_file.c.path).where(
                 cart_file.c.cart == number, cart_file.c.holding == row.id
             )
             told = connection.execute(users).all()
-            kinds = tuple(sorted({each.hashtype for each in told if each.hashtype}))
-            jobs.append(Job(Holding.of(row), kinds, tuple(each.path for each in told)))
+            hashes = tuple((each.hashtype, each.hashsum) for each in told if each.hashtype)
+            jobs.append(Job(Holding.of(row), hashes, tuple(each.path for each in told)))
     return jobs
 
 
@@ -172,11 +184,3 @@ def evictable(connection: Connection, before: int, now: int) -> Iterator[Cart]:
             found = tables.find(connection, each)
             if found is not None:
                 yield found
-
-
-def expected(connection: Connection, number: str, kept: int) -> list[tuple[str, str]]:
-    """The digests that a cart says a file has."""
-    wanted = select(cart_file.c.hashtype, cart_file.c.hashsum).where(
-        cart_file.c.cart == number, cart_file.c.holding == kept, cart_file.c.hashtype.isnot(None)
-    )
-    return [(row.hashtype, row.hashsum) for row in connection.execute(wanted)]

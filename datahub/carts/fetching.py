@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Event
@@ -42,7 +43,9 @@ log = Logger()
 FETCH: Final = "carts.fetch"
 WINDOW: Final = 500
 AT_ONCE: Final = 20
-"""Files that one helper takes to be asked for; it fetches one at a time."""
+"""Files that one helper takes, one transaction for all of them."""
+SMALL: Final = 16 * 1024 * 1024
+"""The bytes that it takes to be fetched at once, if they are more than one file: other helpers are not to lack work."""
 SLICE: Final = 2_000
 """Milliseconds that a helper works before it queues again."""
 TRIES: Final = 5
@@ -50,8 +53,9 @@ TRIES: Final = 5
 FIRST_PAUSE: Final = 1_000
 LONGEST_PAUSE: Final = 5 * 60_000
 NO_ROOM: Final = 5_000
-BREATH: Final = 0.1
-"""Seconds between two looks whether others are done."""
+BREATH: Final = 0.02
+LONGEST_BREATH: Final = 0.3
+"""Seconds between two looks whether others are done: short first, as many files are small."""
 ADOPTED: Final = 200
 CALM: Final[Mapping[str, Any]] = {"failing_since": None, "error": None}
 """The columns of a file that no fault lasts of: the next one is the first."""
@@ -89,6 +93,10 @@ class RemoteLimits:
     retry_for: int
     staging_timeout: int
     evict_after: int
+
+
+Learnt = Mapping[str, Any] | None
+"""What is to be written of a file that was asked for; nothing, if all is written that is to be."""
 
 
 class NoRoomYet(Exception):
@@ -152,7 +160,7 @@ class Fetcher:
         if cart.status.settled or (cart.status is Status.BUNDLING and not main):
             return Done()
         until = self._clock.now() + SLICE
-        worked = True
+        worked, breath = True, BREATH
         while True:
             found = await self._store.read("what a cart waits for", partial(fetch_tables.waiting, number=cart.id))
             if not found:
@@ -160,10 +168,13 @@ class Fetcher:
             if worked and self._clock.now() >= until:
                 return Next(FETCH, partial(self._tell, cart, found, None))
             worked = await self._do_some(item, cart, found, until)
-            if not worked:
-                if not self._others_work(found) or self._clock.now() >= until:
-                    return self._later(cart, found)
-                await sleep(BREATH, self._reactor)
+            if worked:
+                breath = BREATH
+                continue
+            if not self._others_work(found) or self._clock.now() >= until:
+                return self._later(cart, found)
+            await sleep(breath, self._reactor)
+            breath = min(2 * breath, LONGEST_BREATH)
 
     def _others_work(self, found: Mapping[str, Group]) -> bool:
         """Whether something is due that was not to be had: somebody else sees to it."""
@@ -191,12 +202,15 @@ class Fetcher:
         if HELD in found:
             return await self._adopt(item, cart)
         if NEW in found:
-            # So many that the other helpers have their part.
-            share = max(1, min(AT_ONCE, found[NEW].count // self._limits.concurrent))
-            return await self._each(item, cart, NEW, share, self._ask, until)
+            return await self._each(item, cart, NEW, self._share(found[NEW]), self._ask, until)
         if KNOWN in found:
             return await self._reserve(item, cart)
-        return await self._each(item, cart, RESERVED, 1, self._fetch, until)
+        share = self._share(found[RESERVED]) if RESERVED in found else 1
+        return await self._each(item, cart, RESERVED, share, self._fetch, until)
+
+    def _share(self, group: Group) -> int:
+        """How many files a helper takes: so many that the others have their part."""
+        return min(AT_ONCE, -(-group.count // self._limits.concurrent))
 
     async def _each(
         self,
@@ -204,23 +218,40 @@ class Fetcher:
         cart: Cart,
         state: str,
         count: int,
-        do: Callable[[Item, Cart, Job], Awaitable[None]],
+        do: Callable[[Item, Cart, Job], Awaitable[Learnt]],
         until: int,
     ) -> bool:
         """Take files that are due, and see to each until it is time; what goes wrong with one is its own."""
         left: list[int] = []
+        learnt: list[tuple[Holding, Mapping[str, Any]]] = []
         try:
             jobs = await outlasting(start(self._claim(cart, state, count, left)))
             for job in jobs:
-                await self._one(item, cart, job, do)
-                left.remove(job.holding.id)
-                self._in_hand.discard(job.holding.id)
+                news = await self._one(item, cart, job, do)
+                if news is not None:
+                    learnt.append((job.holding, news))
+                else:
+                    self._let_go(left, job.holding)
                 if self._clock.now() >= until:
                     break
+            if learnt:
+                await self._store.run("keep sizes", partial(self._keep_sizes, learnt))
+            for kept, _ in learnt:
+                self._let_go(left, kept)
         finally:
             if left:
                 await outlasting(start(self._release(left)))
         return bool(jobs)
+
+    def _let_go(self, left: list[int], kept: Holding) -> None:
+        left.remove(kept.id)
+        self._in_hand.discard(kept.id)
+
+    def _keep_sizes(self, learnt: Sequence[tuple[Holding, Mapping[str, Any]]], connection: Connection) -> None:
+        for kept, news in learnt:
+            # One that nobody wants any more is no fault of the others.
+            with suppress(Superseded):
+                cache.change(connection, kept, self._owner, **news)
 
     async def _claim(self, cart: Cart, state: str, count: int, left: list[int]) -> list[Job]:
         """Take files, one helper after the other: each has to know what the others have in hand."""
@@ -233,6 +264,7 @@ class Fetcher:
                 now=self._clock.now(),
                 owner=self._owner,
                 count=count,
+                most=SMALL,
                 in_hand=frozenset(self._in_hand),
             )
             jobs = await self._store.run("claim files", taking_up)
@@ -249,32 +281,29 @@ class Fetcher:
             # If the row could not be written, it says that they are ours: the next claim takes them for free.
             self._in_hand.difference_update(numbers)
 
-    async def _one(self, item: Item, cart: Cart, job: Job, do: Callable[[Item, Cart, Job], Awaitable[None]]) -> None:
+    async def _one(
+        self, item: Item, cart: Cart, job: Job, do: Callable[[Item, Cart, Job], Awaitable[Learnt]]
+    ) -> Learnt:
         try:
             try:
-                await do(item, cart, job)
+                return await do(item, cart, job)
             except (FinalFault, PassingFault, TimeoutError, OSError) as error:
                 await self._failed(cart, job, error)
         except Superseded as error:
             # Nobody wants it any more: that is not the end of the cart's other files.
             log.info("{error}", error=one_line(error))
+        return None
 
     def _change(self, kept: Holding, **values: Any) -> Callable[[Connection], None]:
         return partial(cache.change, known=kept, claimant=self._owner, **values)
 
-    async def _ask(self, item: Item, cart: Cart, job: Job) -> None:
-        """Have a file made ready, and learn its size."""
+    async def _ask(self, item: Item, cart: Cart, job: Job) -> Learnt:
+        """Have a file made ready, and learn its size; if that is lost, it is asked for once more."""
         await self._archive.stage(job.holding.name)
         standing = await self._archive.look(job.holding.name)
-        known: dict[str, Any] = {
-            "state": KNOWN,
-            "size": standing.size,
-            "mtime_ns": standing.mtime_ns,
-            "owner": None,
-            "due": 0,
-        }
         # Its tries are counted on: else an archive that says something else each time were asked for ever.
-        await self._store.run("keep a size", self._change(job.holding, **known, **CALM))
+        stands = {"state": KNOWN, "size": standing.size, "mtime_ns": standing.mtime_ns}
+        return {**stands, "owner": None, "due": 0, **CALM}
 
     async def _reserve(self, item: Item, cart: Cart) -> bool:
         try:
@@ -316,21 +345,21 @@ class Fetcher:
         tables.forget_files(connection, [old.id])
         log.info("cart {uid} is evicted {reason}", uid=old.uid, reason=reason)
 
-    async def _fetch(self, item: Item, cart: Cart, job: Job) -> None:
+    async def _fetch(self, item: Item, cart: Cart, job: Job) -> Learnt:
         kept = job.holding
         standing = await self._archive.look(kept.name)
         if not standing.on_disk:
             await self._wait_for_tape(cart, job)
-            return
+            return None
         if standing.size != kept.size or standing.mtime_ns != kept.mtime_ns:
             await self._ask_anew(kept)
-            return
+            return None
         begin = partial(self._kept.begin, kept.id, item.label)
         opened, path = await taking(self._pool, begin, lambda new: self._kept.discard(*new))
         try:
-            kinds = sorted({"sha256", *job.hashtypes})
+            kinds = sorted({"sha256", *(kind for kind, _ in job.hashes)})
             digests = await self._archive.fetch(kept.name, opened, standing.size, kinds, _no_progress)
-            await self._check_hashes(cart, job, digests)
+            _check_hashes(job, digests)
             naming = self._pool.run(self._kept.finish, opened, path, standing.mtime_ns)
             facts = await outlasting(start(naming))
         except BaseException:
@@ -345,6 +374,7 @@ class Fetcher:
             await self._kept.disown(kept.id, facts.place)
             raise
         await self._pool.run(self._kept.tidy, kept.id, facts.place)
+        return None
 
     async def _ask_anew(self, kept: Holding) -> None:
         """See to a file that is not what room was reserved for."""
@@ -354,14 +384,6 @@ class Fetcher:
         again: dict[str, Any] = {"state": NEW, "size": None, "owner": None, "attempts": attempts}
         again["due"] = self._clock.now() + _pause_after(attempts)
         await self._store.run("a file has changed", self._change(kept, **again))
-
-    async def _check_hashes(self, cart: Cart, job: Job, digests: Mapping[str, str]) -> None:
-        wanted = await self._store.read(
-            "expected digests", partial(fetch_tables.expected, number=cart.id, kept=job.holding.id)
-        )
-        for kind, value in wanted:
-            if digests[kind] != value:
-                raise Faulty(f"File hash does not match provided hash: its {kind} is {digests[kind]}")
 
     async def _wait_for_tape(self, cart: Cart, job: Job) -> None:
         now, began = self._clock.now(), job.holding.staging_since
@@ -428,6 +450,12 @@ class Fetcher:
         if sizes and now.failing_since is not None:
             # It gets on: what fails from now on is told of anew.
             tables.change(connection, now, self._clock.wall(), **tables.CALM)
+
+
+def _check_hashes(job: Job, digests: Mapping[str, str]) -> None:
+    for kind, value in job.hashes:
+        if digests[kind] != value:
+            raise Faulty(f"File hash does not match provided hash: its {kind} is {digests[kind]}")
 
 
 def subjects(number: str, helpers: int) -> list[str]:

@@ -80,7 +80,7 @@ async def test_how_a_file_stands(archive, fake, answer, standing):
     [
         (b"HTTP/1.1 404 No\r\nContent-Length: 0\r\n\r\n", FinalFault),
         (b"HTTP/1.1 204 No Content\r\n\r\n", Faulty),
-        (b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", PassingFault),
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", Faulty),
         (b"HTTP/1.1 400 Bad\r\nContent-Length: 0\r\n\r\n", Faulty),
         (b"HTTP/1.1 429 Slowly\r\nContent-Length: 0\r\n\r\n", PassingFault),
         (b"HTTP/1.1 503 Later\r\nContent-Length: 0\r\n\r\n", PassingFault),
@@ -121,7 +121,7 @@ async def test_a_wrong_standing(archive, fake, answer, fault):
         (b"HTTP/1.1 404 No\r\nContent-Length: 3\r\n\r\nfoo", FinalFault),
         (b"HTTP/1.1 206 Some\r\nContent-Length: 3\r\n\r\nfoo", Faulty),
         (b"HTTP/1.1 500 Oh\r\nContent-Length: 12\r\n\r\nNo such file", FinalFault),
-        (b"HTTP/1.1 500 Oh\r\nContent-Length: 3\r\n\r\nfoo", PassingFault),
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 3\r\n\r\nfoo", Faulty),
         (b"", PassingFault),
     ],
 )

@@ -34,7 +34,7 @@ def far(tmp_path, remote):
 async def test_files_that_could_not_be_released(far, remote, fault):
     """When the database is there again, the cart goes on."""
     remote.files |= {"a": b"1", "b": b"2"}
-    far.store.away |= {"keep a size": fault, "release files": fault}
+    far.store.away |= {"keep sizes": fault, "release files": fault}
     await far.post("abc", {"a": "a", "b": "b"})
     far.pass_time(10)
     assert "release files" in far.store.names
