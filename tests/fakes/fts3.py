@@ -330,6 +330,8 @@ class FakeFts:
         """Tell of a job's files."""
         if number not in self.jobs:
             return self._error(request, 404, f'No job with the id "{number}" has been found')
+        if self.jobs[number]["vo_name"] != self._delegation(request):
+            return self._error(request, 403, f'Not enough permissions to check the job "{number}"')
         return self._json(request, self.jobs[number]["files"])
 
     @app.route("/jobs/<number>/dm", methods=["GET"])
@@ -344,6 +346,8 @@ class FakeFts:
             return bad
         if number not in self.archive:
             return self._error(request, 404, f'No job with the id "{number}" has been found in the archive')
+        if self.archive[number]["vo_name"] != self._delegation(request):
+            return self._error(request, 403, f'Not enough permissions to check the job "{number}"')
         return self._json(request, self.archive[number])
 
     @app.route("/jobs/<numbers>", methods=["DELETE"])

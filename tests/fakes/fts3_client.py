@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any
 
 import fts3.rest.client.easy as fts
-import requests
+import requests  # type: ignore[import-untyped]  # where the client runs, there are no stubs
 
 
 def refused(call: Any, *values: Any, **named: Any) -> str:
