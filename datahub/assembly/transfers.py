@@ -130,7 +130,7 @@ def _make_mover(house: House, scheme: str, url: str, source: Archive, parts: dic
         folder, _, mode = url.removeprefix("local:").partition("?mode=")
         return LocalMover(Path(folder), house.disk, source, int(mode or "644", 8))
     options = house.config.transfers.mover_options.get(scheme) or MoverSection()
-    papers = Papers(options.certificate, options.key, options.proxy, options.ca)
+    papers = Papers(options.certificate, options.key, options.proxy, options.ca, options.token_file)
     carriers = Carriers(GFAL, papers.environment(os.environ, options.token), papers.stamp, house.reactor)
     parts[f"mover of {scheme}://"] = carriers
     return GfalMover(carriers, house.disk, source, papers, house.clock)
