@@ -247,6 +247,7 @@ class MoverSection:
     ca: Path | None = key(optional(read_trust), None)
     proxy: Path | None = key(optional(file), None)
     token: str | None = key(optional(read_secret), None)
+    token_file: Path | None = key(optional(file), None)
     source: str | None = key(optional(read_source), None)
     key: Path | None = key(optional(file), None)
 

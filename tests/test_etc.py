@@ -66,6 +66,7 @@ def test_sample_has_every_key_at_its_default(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").touch()
     (tmp_path / "proxy.pem").touch()
     (tmp_path / "certificates").mkdir()
+    (tmp_path / "davs.token").write_text("a-token\n")
     shown = re.sub(r"^# ((?:\[.+\]|\w+ = .+))$", r"\1", text, flags=re.MULTILINE)
     (tmp_path / "all.toml").write_text(shown, "utf-8")
     everything = load(tmp_path / "all.toml", {})

@@ -16,7 +16,7 @@ from datahub.assembly import PACIFICA, Capability, Chore, House, milliseconds
 from datahub.config import Config, MoverSection, TransfersSection
 from datahub.errors import StartError
 from datahub.kit.services import Part
-from datahub.kit.threads import Pool
+from datahub.kit.threads import Pool, ReactorPool
 from datahub.kit.tls import ClientPolicy
 from datahub.transfers.elsewhere import SharedProgress
 from datahub.transfers.endings import Endings
@@ -26,6 +26,7 @@ from datahub.transfers.movers import Mover
 from datahub.transfers.movers.carriers import Carriers
 from datahub.transfers.movers.fts import Fts
 from datahub.transfers.movers.fts_jobs import Agent
+from datahub.transfers.movers.fts_wire import Wire
 from datahub.transfers.movers.gfal import COMMAND as GFAL
 from datahub.transfers.movers.gfal import GfalMover
 from datahub.transfers.movers.local import LocalMover
@@ -129,7 +130,7 @@ def _make_mover(house: House, scheme: str, url: str, source: Archive, parts: dic
         folder, _, mode = url.removeprefix("local:").partition("?mode=")
         return LocalMover(Path(folder), house.disk, source, int(mode or "644", 8))
     options = house.config.transfers.mover_options.get(scheme) or MoverSection()
-    papers = Papers(options.certificate, options.key, options.proxy, options.ca)
+    papers = Papers(options.certificate, options.key, options.proxy, options.ca, options.token_file)
     carriers = Carriers(GFAL, papers.environment(os.environ, options.token), papers.stamp, house.reactor)
     parts[f"mover of {scheme}://"] = carriers
     return GfalMover(carriers, house.disk, source, papers, house.clock)
@@ -158,4 +159,6 @@ def _make_fts(url: str, options: MoverSection, house: House) -> Fts:
         policy()
     except ValueError as error:
         raise StartError(f"transfers.mover_options: {error}") from error
-    return Fts(url, papers, policy, house.clock, house.reactor)
+    # Not those of the disk: they hash files for minutes.
+    threads = ReactorPool("fts", 1, house.reactor)
+    return Fts(Wire(url, papers, policy, house.clock, house.reactor, threads), house.reactor)

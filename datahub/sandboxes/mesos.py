@@ -12,12 +12,12 @@ import msgspec
 from twisted.logger import Logger
 
 from datahub.errors import Gone, NotFound, UpstreamFault, UpstreamSilent
+from datahub.kit.sharing import Shared
 from datahub.sandboxes.agents import AgentPlace, Files
 from datahub.sandboxes.decoding import Decoder
 from datahub.sandboxes.index import AGENT, MASTER, Index, SlaveJson, TaskJson, address_of, task_of
 from datahub.sandboxes.masters import Masters
 from datahub.sandboxes.model import Address, Task, folders_of, newest_executor, version_of, virtual_folder
-from datahub.sandboxes.sharing import Shared
 from datahub.sandboxes.wire import Origin, Unreached, Wire
 
 __all__ = ["Mesos", "Sandbox"]

@@ -52,7 +52,7 @@ SENDING = 660 * SECOND
 """A submission whose end is unknown has come to its end by then.
 
 That is a POST, a delegation anew after waiting for another's (eight requests), a second POST, and a minute of the
-server's own; each takes `datahub.transfers.movers.fts.ANSWER` at most.
+server's own; each takes `datahub.transfers.movers.fts_wire.ANSWER` at most.
 """
 
 LOOK_AGAIN = 24 * 3600 * SECOND
@@ -260,7 +260,7 @@ class Handing:
         )
         parts = [found[first : first + AT_ONCE] for first in range(0, len(found), AT_ONCE)]
         if found:
-            await item.record.delegate()
+            await item.record.keep_delegated()
         for first in range(0, len(parts), REQUESTS):
             await gather(*(self._ask_about(item, each) for each in parts[first : first + REQUESTS]))
         due = await self._store.read("next flight", partial(flights.next_due, server=item.subject))

@@ -26,12 +26,11 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from klein import Klein
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IPullProducer
 from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair, trustRootFromCertificates
 from twisted.web.server import Site
-from zope.interface import implementer
 
 from tests.fakes.fts3_jobs import BASE, EXISTS, FINAL, FINAL_FILES, Rejected, error, new_job, stamp, sum_up
+from tests.fakes.fts3_manners import MANNERS, flood
 
 __all__ = ["FakeFts", "listen"]
 
@@ -43,7 +42,7 @@ NOT_YOURS = "The requested ID and the credentials ID do not match"
 DUPLICATE = """(MySQLdb.IntegrityError) (1062, "Duplicate entry '834b5cc2' for key 'dest_surl_uuid'")
 [SQL: INSERT INTO t_file (hashed_id, file_index, job_id) VALUES (%s, %s, %s)]"""
 PID = 4711
-BLOCK = 64 * 1024
+TIMED_OUT = "TRANSFER [110] Connection timed out"
 
 
 @dataclass
@@ -60,6 +59,7 @@ class FakeFts:
     """The server; ``now`` is its time, ``manner`` how it treats the next requests.
 
     It ``reports`` what is in the way of a copy if the storage tells of tape and disk: GridFTP and WebDAV do not.
+    ``peers`` are the connections over which something was asked, ``most`` how much was asked at once.
     """
 
     now: Callable[[], float] = time.time
@@ -75,22 +75,46 @@ class FakeFts:
     banned: set[str] = field(default_factory=set)
     asked: list[tuple[str, str]] = field(default_factory=list)
     submissions: list[dict[str, Any]] = field(default_factory=list)
+    peers: set[int] = field(default_factory=set)
+    under_way: int = 0
+    most: int = 0
 
     app = Klein()
 
     def _time(self, at: float | None = None) -> str:
         return stamp(self.now() if at is None else at)
 
+    def stage(self, job_id: str) -> None:
+        """Have the files of a job asked for from tape (STARTED), and the next time got from there."""
+        job = self.jobs[job_id]
+        for file in job["files"]:
+            if file["file_state"] == "STAGING":
+                file.update(file_state="STARTED", staging_start=self._time())
+            elif file["file_state"] == "STARTED":
+                file.update(file_state="SUBMITTED", staging_finished=self._time())
+        sum_up(job, self.now())
+
+    def schedule(self, job_id: str) -> None:
+        """Have it READY to be copied."""
+        job = self.jobs[job_id]
+        for file in job["files"]:
+            if file["file_state"] == "SUBMITTED":
+                file["file_state"] = "READY"
+        sum_up(job, self.now())
+
     def run(self, job_id: str) -> None:
         """Begin to copy all files of a job."""
         job = self.jobs[job_id]
         for file in job["files"]:
-            if file["file_state"] == "SUBMITTED":
+            if file["file_state"] in ("SUBMITTED", "READY"):
                 file.update(file_state="ACTIVE", start_time=self._time(), pid=PID, reason="", filesize=0)
         sum_up(job, self.now())
 
     def finish(self, job_id: str, *states: str, reason: str = "") -> None:
-        """End files of a job, all alike or one by one; what is FINISHED has been copied, if nothing was in the way."""
+        """End files of a job, all alike or one by one; what is FINISHED has been copied, if nothing was in the way.
+
+        Of a job that waits for tape it is ARCHIVING then, and FINISHED the next time; of one with hops the next begins.
+        """
         job = self.jobs[job_id]
         for number, file in enumerate(job["files"]):
             if file["file_state"] not in FINAL_FILES:
@@ -107,7 +131,11 @@ class FakeFts:
                 report = {"file_size": known, "checksum_type": "ADLER32", "checksum_value": checksum}
                 places = {"file_on_tape": False, "file_on_disk": True}
                 file["file_metadata"] = {**(file["file_metadata"] or {}), "dst_file": {**report, **places}}
-        elif state == "FINISHED":
+        elif state == "FINISHED" and job["archive_timeout"] > 0 and file["file_state"] != "ARCHIVING":
+            file.update(file_state="ARCHIVING", archive_start_time=self._time(), filesize=size)
+            self.copied.setdefault(target, []).append(job["job_id"])
+            return
+        elif state == "FINISHED" and file["file_state"] != "ARCHIVING":
             self.copied.setdefault(target, []).append(job["job_id"])
             self.there[target] = (size, file["checksum"].partition(":")[2] or _adler(file["source_surl"]))
         # What its checksum turned out to be it keeps to itself.
@@ -140,13 +168,16 @@ class FakeFts:
     async def _mannered(self, request: Any) -> bytes | None:
         """Misbehave, if that is the manner; None to go on."""
         self.asked.append((request.method.decode(), request.path.decode()))
+        self.peers.add(getattr(request.getClientAddress(), "port", 0))
         answer = MANNERS.get(self.manner)
-        if self.manner in ("endless", "huge"):
-            if self.manner == "huge":
-                request.setHeader("Content-Length", "1000000000")
-            request.registerProducer(Flood(self, request), False)
-            return bytes(await Deferred())
-        return await answer(request) if answer else None
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            if self.manner in ("endless", "huge"):
+                return await flood(self, request)
+            return await answer(request) if answer else None
+        finally:
+            self.under_way -= 1
 
     @app.route("/", methods=["GET"])
     def index(self, request: Any) -> bytes:
@@ -299,6 +330,8 @@ class FakeFts:
         """Tell of a job's files."""
         if number not in self.jobs:
             return self._error(request, 404, f'No job with the id "{number}" has been found')
+        if self.jobs[number]["vo_name"] != self._delegation(request):
+            return self._error(request, 403, f'Not enough permissions to check the job "{number}"')
         return self._json(request, self.jobs[number]["files"])
 
     @app.route("/jobs/<number>/dm", methods=["GET"])
@@ -313,6 +346,8 @@ class FakeFts:
             return bad
         if number not in self.archive:
             return self._error(request, 404, f'No job with the id "{number}" has been found in the archive')
+        if self.archive[number]["vo_name"] != self._delegation(request):
+            return self._error(request, 403, f'Not enough permissions to check the job "{number}"')
         return self._json(request, self.archive[number])
 
     @app.route("/jobs/<numbers>", methods=["DELETE"])
@@ -361,8 +396,13 @@ class FakeFts:
         if what == "count":
             return self._json(request, {"asked": len(self.asked), "jobs": len(self.jobs)})
         if what == "finish":
-            for number in list(self.jobs):
-                self.finish(number)
+            states = [each.decode() for each in request.args.get(b"state", [])]
+            for number in [each.decode() for each in request.args.get(b"job", [])] or list(self.jobs):
+                self.finish(number, *states, reason=TIMED_OUT if "FAILED" in states else "")
+            return self._json(request, {})
+        if what == "archive":
+            for number in request.args[b"job"]:
+                self.purge(number.decode())
             return self._json(request, {})
         if request.method == b"PUT":
             self.manner = what
@@ -404,69 +444,6 @@ def _checked(pem: bytes, key: rsa.RSAPrivateKey, peer: x509.Certificate, now: fl
     if proxy.not_valid_before_utc.timestamp() > now:
         raise ValueError("it is not valid yet")
     return min(each.not_valid_after_utc for each in (proxy, *chain)).timestamp()
-
-
-@implementer(IPullProducer)
-class Flood:
-    """Writes an answer as long as somebody reads it, and counts the bytes."""
-
-    def __init__(self, fake: FakeFts, request: Any) -> None:
-        self._fake = fake
-        self._request = request
-
-    def resumeProducing(self) -> None:
-        """Write some more."""
-        self._fake.sent += BLOCK
-        self._request.write(b" " * BLOCK)
-
-    def stopProducing(self) -> None:
-        """Nobody reads it any more."""
-
-
-async def hang(request: Any) -> bytes:
-    """Never answer."""
-    return bytes(await Deferred())
-
-
-async def reset(request: Any) -> bytes:
-    """Cut the connection."""
-    request.transport.abortConnection()
-    return bytes(await Deferred())
-
-
-async def half(request: Any) -> bytes:
-    """Begin an answer, and never end it."""
-    request.setHeader("Content-Length", "1000")
-    request.write(b'{"job')
-    return bytes(await Deferred())
-
-
-async def broken(request: Any) -> bytes:
-    """Be in trouble, in a page for people."""
-    request.setResponseCode(503)
-    return b"<html><body><h1>Service Unavailable</h1></body></html>"
-
-
-async def banned(request: Any) -> bytes:
-    """Not let anybody in."""
-    request.setResponseCode(403)
-    return b"<html><body>The user has been banned</body></html>"
-
-
-async def lost(request: Any) -> bytes:
-    """Not be there, as a front says whose server has moved."""
-    request.setResponseCode(404)
-    return b"<html><body><h1>Not Found</h1></body></html>"
-
-
-async def lies(request: Any) -> bytes:
-    """Answer with what is no answer."""
-    return b'{"job_state": 7, "files": "many"}'
-
-
-MANNERS: dict[str, Callable[[Any], Any]] = {
-    each.__name__: each for each in (hang, reset, half, broken, banned, lost, lies)
-}
 
 
 def listen(fake: FakeFts, certificate: Path, key: Path, ca: Path, reactor: Any, port: int = 0) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from http import HTTPStatus
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid5
@@ -17,6 +18,10 @@ __all__ = ["BASE", "EXISTS", "FINAL", "FINAL_FILES", "Rejected", "error", "new_j
 BASE = UUID("01874efb-4735-4595-bc9c-591aef8240c9")
 FINAL = ("FINISHED", "FAILED", "FINISHEDDIRTY", "CANCELED")
 FINAL_FILES = ("FINISHED", "FAILED", "CANCELED", "NOT_USED")
+ENDS = {"FINISHED", "FAILED", "CANCELED"}
+ORDER = ("ACTIVE", "READY", "STAGING", "SUBMITTED", "ARCHIVING")
+"""Which state of its files a job shows."""
+
 EXISTS = "DESTINATION [17] Destination file exists and overwrite is not enabled"
 FAILED = "One or more files failed. Please have a look at the details for more information"
 LONGEST_URL = 1100
@@ -82,7 +87,8 @@ def _new_job(asked: dict[str, Any], owner: tuple[str, str], now: float, number: 
         raise Rejected(500, INTERNAL)
     verify = params.get("verify_checksum", False)
     checked = ("b" if verify else "n") if isinstance(verify, bool) else verify[0]
-    known = {"job_id": number, "job_state": "SUBMITTED", "job_type": "N", "reason": None, "user_dn": name}
+    state, kind = _begin(params, files)
+    known = {"job_id": number, "job_state": state, "job_type": kind, "reason": None, "user_dn": name}
     more = {"vo_name": vo, "cred_id": vo, "submit_time": stamp(now), "job_finished": None, "cancel_job": False}
     wanted = {
         "job_metadata": metadata,
@@ -92,9 +98,19 @@ def _new_job(asked: dict[str, Any], owner: tuple[str, str], now: float, number: 
     overwrite = "Y" if params.get("overwrite") else None
     flags = {"overwrite_flag": overwrite, "dst_file_report": bool(params.get("dst_file_report"))}
     numbers = {name: int(params.get(name, 0)) for name in ("retry", "retry_delay")}
+    numbers |= {name: int(params.get(name, -1)) for name in ("bring_online", "copy_pin_lifetime", "archive_timeout")}
     rest = dict.fromkeys(["internal_job_params", "max_time_in_queue", "target_qos", "os_project_id", "submit_host"])
     places = {name: _one(each[name] for each in files) for name in ("source_se", "dest_se")}
     return {**known, **more, **wanted, **flags, **numbers, **rest, **places, "files": files}
+
+
+def _begin(params: dict[str, Any], files: list[dict[str, Any]]) -> tuple[str, str]:
+    """Give ``files`` the states they begin with; that of the job, and its type."""
+    staged = params.get("bring_online", -1) > 0 or params.get("copy_pin_lifetime", -1) > 0
+    state = "STAGING" if staged else "SUBMITTED"
+    for number, each in enumerate(files):
+        each["file_state"] = "NOT_USED" if params.get("multihop") and number else state
+    return state, "H" if params.get("multihop") else "N"
 
 
 def _one(names: Any) -> str | None:
@@ -131,14 +147,25 @@ def _se(url: str) -> str:
 
 def sum_up(job: dict[str, Any], now: float) -> None:
     """Say what has become of a job as a whole; a cancelled one stays so."""
-    states = [file["file_state"] for file in job["files"]]
     if job["job_state"] in FINAL:
         return
-    if not set(states) <= {"FINISHED", "FAILED", "CANCELED"}:
-        if "ACTIVE" in states:
-            job["job_state"] = "ACTIVE"
+    if job["job_type"] == "H":
+        _hop(job["files"])
+    states = [file["file_state"] for file in job["files"]]
+    failed = "FAILED" in states
+    if not set(states) <= ENDS and not (failed and job["job_type"] == "H"):
+        # What is being got from tape has no name of its own among the states of jobs.
+        found = {"STAGING" if each == "STARTED" else each for each in states}
+        job["job_state"] = next((each for each in ORDER if each in found), job["job_state"])
         return
     state = "FINISHED" if set(states) == {"FINISHED"} else "CANCELED"
-    if "FAILED" in states:
-        state = "FINISHEDDIRTY" if "FINISHED" in states else "FAILED"
+    if failed:
+        state = "FINISHEDDIRTY" if "FINISHED" in states and job["job_type"] != "H" else "FAILED"
     job.update(job_state=state, job_finished=stamp(now), reason="" if state == "FINISHED" else FAILED)
+
+
+def _hop(files: list[dict[str, Any]]) -> None:
+    """Let the next hop begin when the one before has ended well; else it stays NOT_USED."""
+    for before, each in pairwise(files):
+        if before["file_state"] == "FINISHED" and each["file_state"] == "NOT_USED":
+            each["file_state"] = "SUBMITTED"

@@ -10,8 +10,8 @@ from uuid import UUID, uuid5
 import pytest
 from twisted.internet.utils import getProcessOutputAndValue
 
-from tests.fakes.fts3 import FakeFts, listen
-from tests.fakes.fts3_jobs import BASE
+from tests.fakes.fts3 import TIMED_OUT, FakeFts, listen
+from tests.fakes.fts3_jobs import BASE, EXISTS
 from tests.gridftp import Authority
 from tests.servers import MISSING, services_required
 
@@ -44,7 +44,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.timeout(120)
 async def test_fts_own_client_takes_it_for_fts(python, reactor, tmp_path):
     """It delegates by its own code, submits, looks, cancels, and hears of every error as it expects."""
-    authority, fake = Authority(tmp_path), FakeFts(manner="works")
+    authority, fake = Authority(tmp_path), FakeFts(manner="works", reports=True)
     certificate, key = authority.issue("server", server=True)
     listening = listen(fake, certificate, key, authority.pem, reactor)
     own = [str(each) for each in authority.issue("robot")]
@@ -52,7 +52,7 @@ async def test_fts_own_client_takes_it_for_fts(python, reactor, tmp_path):
     out, err, code = await getProcessOutputAndValue(
         # -I: not the fake, which has the client's name and lies beside it.
         python,
-        ["-I", str(CLIENT), url, *own, str(authority.folder)],
+        ["-I", str(CLIENT), url, *own, str(authority.folder), str(authority.pem)],
         env={"PATH": "/usr/bin"},
         reactor=reactor,
     )
@@ -71,3 +71,17 @@ async def test_fts_own_client_takes_it_for_fts(python, reactor, tmp_path):
     assert (seen["unknown"], seen["end"]) == ("NotFound", "FINISHED")
     assert [each["job_state"] for each in seen["cancelled"]] == ["CANCELED", "CANCELED"]
     assert [each["http_status"] for each in seen["cancelled"]] == ["200 Ok", "304 Not Modified"]
+    assert (seen["mixed"], seen["uncancelled"], seen["purged"], seen["nowhere"]) == (
+        "ClientError",
+        "NotFound",
+        "NotFound",
+        "NotFound",
+    )
+    failed, dirty = seen["FAILED"], seen["FINISHED"]
+    assert (failed["job_state"], dirty["job_state"]) == ("FAILED", "FINISHEDDIRTY")
+    assert [each["file_state"] for each in dirty["files"]] == ["FINISHED", "FAILED"]
+    assert dirty["files"][1]["reason"] == TIMED_OUT
+    assert (seen["archived"]["job_id"], seen["archived"]["job_state"]) == (dirty["job_id"], "FINISHEDDIRTY")
+    (in_the_way,) = seen["reported"]["files"]
+    assert (in_the_way["file_state"], in_the_way["reason"]) == ("FAILED", EXISTS)
+    assert in_the_way["file_metadata"]["dst_file"]["file_size"] == 1000

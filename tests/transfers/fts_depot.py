@@ -18,7 +18,6 @@ from datahub.kit.clock import HubClock
 from datahub.kit.threads import InlinePool
 from datahub.transfers.movers.fts import Asked, Fts
 from datahub.transfers.movers.fts_jobs import Agent
-from datahub.transfers.movers.proxies import Papers
 from datahub.work import presence
 from tests.fakes.fts3 import Delegated, FakeFts
 from tests.transfers.depot import ME, Depot
@@ -38,11 +37,31 @@ class KnownFts(FakeFts):
         return self.name, None
 
 
+class InlineWire:
+    """The credentials of the client in memory, which last."""
+
+    url = "https://fts:8446"
+    until = float("inf")
+
+    def __init__(self, clock: HubClock) -> None:
+        self.now = lambda: clock.wall() / 1000
+
+    async def session(self) -> InlineWire:
+        return self
+
+    def seconds(self) -> float:
+        return self.now()
+
+    def callLater(self, _: float, call: Any, *values: Any) -> None:  # noqa: N802 - Twisted's
+        call(*values)
+
+
 class InlineFts(Fts):
     """The client, in memory; ``faults`` are raised in place of answers, before or ``after`` the server has heard."""
 
     def __init__(self, fake: FakeFts, clock: HubClock) -> None:
-        super().__init__("https://fts:8446", Papers(), lambda: None, clock, None)  # type: ignore[arg-type, return-value]
+        wire = InlineWire(clock)
+        super().__init__(wire, wire)  # type: ignore[arg-type]
         self.agent = RequestTraversalAgent(fake.app.resource())
         self.http = HTTPClient(self.agent, data_to_body_producer=_SynchronousProducer)
         self.faults: list[Any] = []
@@ -94,11 +113,9 @@ class FtsDepot(Depot):
         def agents(clock: HubClock) -> dict[str, Any]:
             self.fake.now = lambda: clock.wall() / 1000
             self.fts = InlineFts(self.fake, clock)
-            self.fts._current = lambda: self._session  # type: ignore[method-assign]
             source = "gsiftp://hub.example.org"
             return {"gsiftp": Agent(self.fts, self.tree, InlinePool(), source)}  # type: ignore[arg-type]
 
-        self._session: Any = type("Session", (), {"me": None, "delegated_until": 0.0})()
         super().__init__(agents=agents, **more)
         number = self.fake._delegation(None)
         self.fake.delegations[number] = Delegated(until=self.fake.now() + 10**9)

@@ -207,3 +207,38 @@ def test_a_refused_submission_ends_it(depot):
     depot.clock.advance(SENDING / 1000)
     depot.follow()
     assert depot.flights() == 0
+
+
+def test_a_proxy_that_can_not_be_delegated(depot, monkeypatch):
+    """Jobs that are there are followed all the same: to ask about them takes none."""
+    number = depot.handed()
+
+    async def delegate() -> int:
+        raise FinalFault("the FTS server answered 403: The user has been banned")
+
+    monkeypatch.setattr(depot.fts, "delegate", delegate)
+    depot.fake.finish(depot.job(number))
+    depot.clock.advance(60)
+    depot.follow()
+    assert depot.transfer(number).status is Status.SUCCESS
+
+
+def test_a_page_that_refuses_the_hub(depot):
+    """It is no end of a transfer that is there, nor of its cancellation, which is asked for again."""
+    number = depot.handed()
+    depot.fake.manner = "banned"
+    depot.clock.advance(LOOK_AGAIN / 1000 + 1)
+    depot.store.now(partial(sweeper._wake, now=depot.hub_clock.now()))
+    depot.move()
+    assert depot.transfer(number).status is Status.TRANSFERRING
+    start(depot.verbs.cancel(caller(), number))
+    depot.move()
+    assert (depot.transfer(number).status, depot.fake.jobs[depot.job(number)]["cancel_job"]) == (
+        Status.CANCELLING,
+        False,
+    )
+    depot.fake.manner = "waits"
+    depot.wait_for_retry(number)
+    depot.move()
+    depot.follow()
+    assert (depot.transfer(number).status, depot.fake.jobs[depot.job(number)]["cancel_job"]) == (Status.CANCELLED, True)

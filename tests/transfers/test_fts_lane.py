@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from datahub.kit.aio import start
 from datahub.transfers.handing import AT_A_TIME, REQUESTS, declare_servers
 from datahub.transfers.model import Status
-from datahub.transfers.movers.fts import CONNECTIONS
+from datahub.transfers.movers.fts_wire import CONNECTIONS
 from datahub.transfers.pipeline import FTS, MOVE
 from datahub.work import ledger
 from tests.transfers.depot import DELIVERY, caller

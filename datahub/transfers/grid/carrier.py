@@ -8,6 +8,7 @@ import os
 import signal
 import stat
 import sys
+from pathlib import Path
 from urllib.parse import quote
 
 from datahub.transfers.grid.copying import Copy, Order, names, refuse_existing
@@ -80,6 +81,17 @@ def obey(grid: Grid | None, line: Line, order: Order) -> None:
         line.say(fault={"text": text, "where": "source", "errno": error.errno or 0, "kind": ""})
 
 
+def take_token() -> None:
+    """Give gfal2 the token of a file, as the WLCG's Bearer Token Discovery wants: gfal2 itself looks for no file."""
+    path = os.environ.get("BEARER_TOKEN_FILE")
+    if not path or os.environ.get("BEARER_TOKEN"):
+        return
+    try:
+        os.environ["BEARER_TOKEN"] = Path(path).read_text().strip()
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"no token is shown to servers: {path} can't be read: {error}\n")
+
+
 def main() -> None:
     """Obey until there are no more orders; die with the hub, whatever goes on."""
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
@@ -89,6 +101,7 @@ def main() -> None:
     os.dup2(2, 1)
     for name, value in HASTE.items():
         os.environ.setdefault(name, value)
+    take_token()
     grid = Grid(line) if HAS_GFAL2 else None
     for order in sys.stdin:
         obey(grid, line, json.loads(order))

@@ -8,24 +8,16 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID, uuid5
 
 import msgspec
-from treq.client import HTTPClient
-from twisted.internet.defer import DeferredLock
 from twisted.logger import Logger
-from twisted.web.client import Agent, HTTPConnectionPool, _HTTP11ClientFactory
-from twisted.web.http_headers import Headers
-from twisted.web.iweb import IPolicyForHTTPS
 
-from datahub import __version__
 from datahub.errors import FinalFault, PassingFault
-from datahub.kit.aio import cancellable, within
-from datahub.kit.asking import UNREACHED, Opening, cause, words
-from datahub.kit.clock import HubClock
-from datahub.transfers.movers.proxies import Papers, load, sign
+from datahub.kit.asking import words
+from datahub.kit.sharing import Shared
+from datahub.transfers.movers.fts_wire import Asked, Session, TooLarge, Wire
 
 __all__ = [
     "FILE_FIELDS",
@@ -47,14 +39,12 @@ BASE = UUID("01874efb-4735-4595-bc9c-591aef8240c9")
 FILE_FIELDS = (
     "file_state,reason,source_surl,dest_surl,file_metadata,filesize,user_filesize,checksum,start_time,finish_time"
 )
-CONNECT = 10.0
-ANSWER = 60.0
-LARGEST = 64 * 1024 * 1024
-CONNECTIONS = 8
-"""Those that are kept: as many as are used at once, since each new one costs a handshake with certificates."""
+HOUR = 3600
+LIFETIME = 7 * HOUR
+RENEW = 2 * HOUR
+SLACK = 60
+"""Seconds by which a proxy may end sooner than it could, and is not renewed for that."""
 
-LIFETIME = 7 * 3600
-RENEW = 2 * 3600
 NEEDS_DELEGATION = 419
 PASSING = (408, 425, 429)
 BANNED = " is banned"
@@ -70,10 +60,6 @@ class Refused(Exception):
 
 class Hidden(PassingFault):
     """The server has a job, and does not show it to the hub: for who has come by another name since."""
-
-
-class TooLarge(PassingFault):
-    """An answer has more than `LARGEST` bytes."""
 
 
 class JobFile(msgspec.Struct, frozen=True):
@@ -147,14 +133,6 @@ class Taken(msgspec.Struct, frozen=True):
     job_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """One answer, read to its end."""
-
-    code: int
-    body: bytes
-
-
 Jobs = list[Job]
 
 
@@ -163,94 +141,88 @@ def job_id(vo: str, sid: str, base: UUID = BASE) -> str:
     return str(uuid5(uuid5(base, vo), sid))
 
 
-@dataclass(slots=True)
-class _Session:
-    """What is true as long as the credentials are the same."""
-
-    stamp: object
-    client: HTTPClient
-    pool: HTTPConnectionPool
-    me: Whoami | None = None
-    delegated_until: float = field(default=0.0)
-
-
-class _Quiet(_HTTP11ClientFactory):
-    """Twisted would log each connection that is made, and that it is closed."""
-
-    noisy = False
-
-
 class Fts:
-    """One server at ``url``; ``papers`` must be a certificate with its key, or a proxy."""
+    """One server, asked over ``wire``; ``clock`` is the reactor's."""
 
-    def __init__(
-        self, url: str, papers: Papers, policy: Callable[[], IPolicyForHTTPS], clock: HubClock, reactor: Any
-    ) -> None:
-        self.url = url
-        self._papers = papers
-        self._policy = policy
-        self._clock = clock
-        self._reactor = reactor
-        self._session: _Session | None = None
-        self._delegating = DeferredLock()
+    def __init__(self, wire: Wire, clock: Any) -> None:
+        self.url = wire.url
+        self._wire = wire
+        self._known: tuple[Session, Whoami] | None = None
+        self._introduced = Shared(self._introduce, 0.0, clock)
+        self._delegated = Shared(self._see_to_delegation, 0.0, clock)
+        self._until = 0.0
+        self._renewals = 0
+        self._refused = False
+        self._barred = False
+        self._kept_from = ""
 
     def start(self) -> None:
-        """Nothing is begun before it is needed."""
+        """Nothing is asked before it is needed."""
+        self._wire.start()
 
     async def stop(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.pool.closeCachedConnections()
-
-    def _current(self) -> _Session:
-        stamp = self._papers.stamp()
-        if self._session is None or self._session.stamp != stamp:
-            trouble = self._papers.trouble(self._now())
-            if trouble:
-                raise PassingFault(trouble)
-            if self._session is not None:
-                self._session.pool.closeCachedConnections()
-            pool = HTTPConnectionPool(self._reactor)
-            pool.maxPersistentPerHost = CONNECTIONS
-            pool._factory = _Quiet  # noqa: SLF001 - Twisted has no other way
-            try:
-                agent = Agent(self._reactor, self._policy(), connectTimeout=CONNECT, pool=pool)
-            except ValueError as error:
-                raise PassingFault(str(error)) from error
-            self._session = _Session(stamp, HTTPClient(agent), pool)
-        return self._session
-
-    def _now(self) -> float:
-        return self._clock.wall() / 1000
+        await self._wire.stop()
 
     async def whoami(self) -> Whoami:
-        """Who we are there, asked once."""
-        session = self._current()
-        if session.me is None:
-            me: Whoami = _read(await self._ask("GET", "/whoami"), Whoami, "who the hub is")
-            if me.delegation_id is None:
-                raise FinalFault(f"{self.url} has seen no certificate of the hub's: is it asked for one there?")
-            session.me = me
-        return session.me
+        """Who we are there, asked once for all who want to know, as long as the credentials are the same."""
+        session = await self._wire.session()
+        if self._known is not None and self._known[0] is session:
+            return self._known[1]
+        return await self._introduced.get()
+
+    async def _introduce(self) -> Whoami:
+        session = await self._wire.session()
+        me: Whoami = _read(await self._ask("GET", "/whoami"), Whoami, "who the hub is")
+        if me.delegation_id is None:
+            raise FinalFault(f"{self.url} has seen no certificate of the hub's: is it asked for one there?")
+        self._known, self._until = (session, me), 0.0
+        return me
 
     async def id_of(self, sid: str) -> str:
         """The id that a job of ``sid`` will have."""
         me = await self.whoami()
         return job_id(me.vos[0] if me.vos else me.delegation_id or "", sid, UUID(me.base_id) if me.base_id else BASE)
 
-    async def delegate(self, *, anew: bool = False) -> None:
-        """See to it that the server can act for us for two hours at least."""
-        await self._delegating.acquire()
+    async def delegate(self) -> int:
+        """See to it that the server can act for us for two hours, or as long as our own credentials last.
+
+        Gives the number of the delegation that counts. Raises `PassingFault` if they last less than the hour that the
+        server wants for a job.
+        """
+        await self.whoami()
+        session = await self._wire.session()
+        if self._refused or not self._lasts(session):
+            await self._delegated.get()
+        if session.until - self._wire.now() < HOUR:
+            told = f"{self.url} takes no job in the last hour of the hub's credentials"
+            raise PassingFault(f"{told}, {self._wire.papers.shown}: renew them")
+        return self._renewals
+
+    async def keep_delegated(self) -> None:
+        """As `delegate`; what keeps the hub from it is logged when it is something else, and no fault."""
+        kept_from = ""
         try:
-            session, me = self._current(), await self.whoami()
-            if not anew and session.delegated_until - self._now() > RENEW:
-                return
-            session.delegated_until = await self._delegated_until(me)
-            if anew or session.delegated_until - self._now() <= RENEW:
-                await self._renew(me)
-                session.delegated_until = await self._delegated_until(me)
-        finally:
-            self._delegating.release()
+            await self.delegate()
+        except (PassingFault, FinalFault) as error:
+            kept_from = str(error)
+        if kept_from and kept_from != self._kept_from:
+            log.warn("no proxy is delegated to {url} now: {why}", url=self.url, why=kept_from)
+        self._kept_from = kept_from
+
+    def _lasts(self, session: Session) -> bool:
+        """Whether what the server has is good for a while, or as good as can be."""
+        now = self._wire.now()
+        return self._until - now > RENEW or self._until >= min(now + LIFETIME, session.until) - SLACK
+
+    async def _see_to_delegation(self) -> None:
+        me, session = await self.whoami(), await self._wire.session()
+        self._until = await self._delegated_until(me)
+        if not self._refused and self._lasts(session):
+            return
+        await self._renew(me)
+        self._until = await self._delegated_until(me)
+        self._renewals, self._refused = self._renewals + 1, False
 
     async def _delegated_until(self, me: Whoami) -> float:
         found = _read(await self._ask("GET", f"/delegation/{me.delegation_id}"), Delegation | None, "the delegation")
@@ -263,27 +235,24 @@ class Fts:
         return until.replace(tzinfo=dt.UTC).timestamp()
 
     async def _renew(self, me: Whoami) -> None:
+        request = await self._ask("GET", f"/delegation/{me.delegation_id}/request")
+        self._expect(request)
         try:
-            own = load(*self._files())
-            request = await self._ask("GET", f"/delegation/{me.delegation_id}/request")
-            self._expect(request)
-            chain = sign(request.body, own, self._now(), LIFETIME)
+            chain = await self._wire.sign(request.body, LIFETIME)
         except ValueError as error:
             raise PassingFault(f"no proxy can be made for {self.url}: {error}") from error
         self._expect(await self._ask("PUT", f"/delegation/{me.delegation_id}/credential", chain, "text/plain"))
         log.info("a proxy was delegated to {url}", url=self.url)
 
-    def _files(self) -> Any:
-        papers = self._papers
-        return (papers.proxy, papers.proxy) if papers.proxy else (papers.certificate, papers.key)
-
     async def submit(self, job: dict[str, Any]) -> str:
         """Submit; the job's id. Raises `Refused` if there is a job of this id, or one to the same destination."""
-        await self.delegate()
+        number = await self.delegate()
         body = msgspec.json.encode(job)
         answer = await self._ask("POST", "/jobs", body)
         if answer.code == NEEDS_DELEGATION:
-            await self.delegate(anew=True)
+            # Of many that are refused at once only the first has it renewed.
+            self._refused |= number == self._renewals
+            await self.delegate()
             answer = await self._ask("POST", "/jobs", body)
         if answer.code == 409:
             # What comes behind it are the statements of the server's database.
@@ -295,31 +264,43 @@ class Fts:
         """What the server knows of jobs, in any order; of those that it does not know or show, that."""
         answer = await self._ask("GET", f"/jobs/{','.join(jobs)}?files={FILE_FIELDS}")
         if len(jobs) > 1:
-            many: Jobs = _read(answer, Jobs, "jobs", self._expect)
+            many: Jobs = _read(answer, Jobs, "jobs", self._expect_of_job)
             return many
-        if missing := _missing(answer):
+        if missing := _missing(answer, jobs[0]):
             return [missing]
-        found = _read(answer, Job | Jobs, "a job", self._expect)
+        found = _read(answer, Job | Jobs, "a job", self._expect_of_job)
         return found if isinstance(found, list) else [found]
 
     async def recall(self, job: str) -> Job:
         """What the server's archive knows of a job; raises `Unknown`, and `Hidden`."""
         answer = await self._ask("GET", f"/archive/{job}")
-        if answer.code == 404:
+        if answer.code == 404 and _is_own(answer):
             raise Unknown(job)
-        if answer.code == 403:
+        if answer.code == 403 and _is_own(answer):
             raise Hidden(f"{self.url} does not show the hub its old job: {words(answer.body)}")
-        found: Job = _read(answer, Job, "an old job", self._expect)
+        found: Job = _read(answer, Job, "an old job", self._expect_of_job)
         return found
 
     async def cancel(self, job: str) -> None:
         """Cancel; that the job has ended already is no fault. Raises `Unknown`, and `Hidden`."""
         answer = await self._ask("DELETE", f"/jobs/{job}")
-        if (missing := _missing(answer)) and missing.hidden:
+        if (missing := _missing(answer, job)) and missing.hidden:
             raise Hidden(f"{self.url} does not let the hub cancel: {missing.http_message}")
         if missing:
             raise Unknown(job)
-        self._expect(answer)
+        self._expect_of_job(answer)
+
+    def _expect_of_job(self, answer: Asked) -> None:
+        """What was handed over goes on there, whatever the hub is told: each refusal is a fault that passes."""
+        if 200 <= answer.code < 300:
+            self._barred = False
+            return
+        told = f"{self.url} answered {answer.code}: {words(answer.body)}"
+        if answer.code in (401, 403):
+            if not self._barred:
+                log.warn("{told}; it lets the hub in no more, whose jobs there go on unseen", told=told)
+            self._barred = True
+        raise PassingFault(told)
 
     def _expect(self, answer: Asked) -> None:
         if 200 <= answer.code < 300:
@@ -333,39 +314,26 @@ class Fts:
         raise (PassingFault if passing else FinalFault)(f"{self.url} answered {answer.code}{said and ': '}{said}")
 
     async def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> Asked:
-        headers = Headers({"Accept": ["application/json"], "User-Agent": [f"datahub/{__version__}"]})
-        if body is not None:
-            headers.addRawHeader("Content-Type", kind)
-        client = self._current().client
-        asking = client.request(method, self.url + path, data=body, headers=headers, unbuffered=True)
-        try:
-            return await within(ANSWER, self._whole(cancellable(asking)), self._reactor, f"the answer of {self.url}")
-        except TimeoutError as error:
-            raise PassingFault(f"the FTS server is silent: {error}") from None
-        except UNREACHED as error:
-            raise PassingFault(f"the FTS server {self.url} can't be reached: {cause(error)}") from None
-
-    async def _whole(self, asking: Any) -> Asked:
-        response = await asking
-        opening = Opening(LARGEST)
-        response.deliverBody(opening)
-        await opening.ended
-        if opening.full:
-            raise TooLarge(f"{self.url} gives an answer of more than {LARGEST} bytes")
-        if not opening.whole:
-            raise PassingFault(f"{self.url} broke off in the middle of an answer")
-        return Asked(response.code, opening.data)
+        return await self._wire.ask(method, path, body, kind)
 
 
-def _missing(answer: Asked) -> Job | None:
-    """The one job that was asked about, if the server has none such or does not show it; None for all other answers."""
+def _missing(answer: Asked, job: str) -> Job | None:
+    """The job that was asked about, if the server has none such or does not show it; None for all other answers."""
     if answer.code not in (403, 404):
         return None
     try:
         found = msgspec.json.decode(answer.body, type=Job)
     except msgspec.MsgspecError:
         return None
-    return found if found.job_id and not found.known else None
+    return found if found.job_id == job and not found.known else None
+
+
+def _is_own(answer: Asked) -> bool:
+    """Whether a refusal is FTS's, about what was asked for: what stands before it speaks HTML, and of the caller."""
+    try:
+        return isinstance(msgspec.json.decode(answer.body), dict)
+    except msgspec.MsgspecError:
+        return False
 
 
 def _read(answer: Asked, shape: Any, what: str, expect: Callable[[Asked], None] | None = None) -> Any:

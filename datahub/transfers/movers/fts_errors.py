@@ -2,12 +2,23 @@
 
 The texts are those of url-copy, which has no codes: a scope, an errno in brackets, and words that differ from version
 to version. So a text is looked for by its parts, is always kept whole, and one that nobody knows is tried again.
+
+The verdicts are those by which FTS itself tries again (url-copy's heuristics, 3.14), but for what it can't mend, and
+others can while the hub waits, for hours:
+
+- a proxy, certificate or list of revocations that has expired: the hub renews its proxies, operators the others;
+- a full disk (ENOSPC, SRM_NO_FREE_SPACE): somebody clears it;
+- a checksum that differs at the destination: the bytes were damaged on the way, and another copy may be whole; but
+  where the source has another one than was asked for no copy will help.
+
+"Login incorrect", which FTS does not know, is how GridFTP servers refuse somebody for good.
 """
 
 from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 
 __all__ = ["Verdict", "exists", "judge"]
@@ -22,7 +33,7 @@ class Verdict(StrEnum):
 
 
 # Tried again whatever else is said.
-_AGAIN = (
+_FORCED = (
     "performance marker",
     "name or service not known",
     "connection timed out",
@@ -31,15 +42,17 @@ _AGAIN = (
     "srm_internal_error",
     "was forcefully killed",
     "operation timeout",
+)
+# What FTS would not try again, and the hub does.
+_MENDED = (
     "proxy expired",
     "certificate has expired",
     "crl has expired",
-    "checksum do not match",
-    "checksum mismatch",
-    "communication error",
-    "connection refused",
-    "connection reset",
+    "srm_no_free_space",
+    "no space left on device",
 )
+_WRONG = ("checksum do not match", "checksum mismatch", "checksums do not match", "checksum are different")
+_WRONG_SOURCE = ("source checksum mismatch", "source checksum and user-specified", "user_define and src")
 _NEVER = (
     "550 file not found",
     "file exists",
@@ -54,7 +67,16 @@ _NEVER = (
     "the source file is not online",
     "can not determine address of local host",
     "digest too big for rsa key",
+    "system error in write into hdfs",
     "login incorrect",
+)
+# What FTS tries again because it knows no better, also where no number comes with it.
+_AGAIN = (
+    "communication error",
+    "connection refused",
+    "connection reset",
+    "timeout has been exceeded",
+    "stayed in the queue for too long",
 )
 _EXISTS = ("file exists", "exists and overwrite is not enabled", "destination file exists")
 _EVERYWHERE = {errno.EPERM, errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.E2BIG, errno.EPROTONOSUPPORT}
@@ -69,18 +91,29 @@ _SCOPED = re.compile(r"\s*([A-Z_]+) \[(\d+)\]")
 def judge(reason: str) -> Verdict:
     """Whether what ended for ``reason`` may succeed another time."""
     said = reason.lower()
-    if any(each in said for each in _AGAIN):
-        return Verdict.AGAIN
-    if any(each in said for each in _NEVER):
-        return Verdict.NEVER
     found = _SCOPED.match(reason)
-    if found is None or found[1] not in _NUMBERS:
-        return Verdict.UNKNOWN
-    return Verdict.NEVER if int(found[2]) in _NUMBERS[found[1]] else Verdict.AGAIN
+    scope, number = (found[1], int(found[2])) if found else ("", 0)
+    if _has(said, _FORCED) or number == errno.ETIMEDOUT:
+        return Verdict.AGAIN
+    if number == errno.ECANCELED:
+        return Verdict.NEVER
+    if _has(said, _WRONG):
+        return Verdict.NEVER if scope == "SOURCE" or _has(said, _WRONG_SOURCE) else Verdict.AGAIN
+    if _has(said, _MENDED) or number == errno.ENOSPC:
+        return Verdict.AGAIN
+    if _has(said, _NEVER):
+        return Verdict.NEVER
+    if scope in _NUMBERS:
+        return Verdict.NEVER if number in _NUMBERS[scope] else Verdict.AGAIN
+    return Verdict.AGAIN if _has(said, _AGAIN) else Verdict.UNKNOWN
+
+
+def _has(said: str, texts: Iterable[str]) -> bool:
+    return any(each in said for each in texts)
 
 
 def exists(reason: str) -> bool:
     """Whether something was in the way at the destination."""
     found = _SCOPED.match(reason)
     there = found is not None and found[1] == "DESTINATION" and int(found[2]) == errno.EEXIST
-    return there or any(each in reason.lower() for each in _EXISTS)
+    return there or _has(reason.lower(), _EXISTS)

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.x509.oid import NameOID
 
-__all__ = ["Credentials", "Papers", "expired", "expiry", "load", "sign"]
+__all__ = ["Credentials", "Papers", "expired", "expiry", "load", "outdated", "sign"]
 
 _PROXY_CERT_INFO = x509.ObjectIdentifier("1.3.6.1.5.5.7.1.14")
 # ProxyCertInfo { ProxyPolicy { id-ppl-inheritAll } }: the proxy may do all that its issuer may.
@@ -48,29 +48,51 @@ class Papers:
     key: Path | None = None
     proxy: Path | None = None
     ca: Path | None = None
+    token_file: Path | None = None
+
+    @property
+    def shown(self) -> Path | None:
+        """The file by which the hub is known."""
+        return self.proxy or self.certificate
 
     def trouble(self, now: float) -> str:
         """Why they can't be used at ``now`` (seconds since 1970); "" if they can."""
-        return expired(self.proxy or self.certificate, now)
+        return expired(self.shown, now) or _lacking(self.token_file)
+
+    def load(self) -> Credentials:
+        """Read the proxy, or certificate and key; raises `ValueError` naming the file that is wrong, or lacking."""
+        key = self.proxy or self.key
+        if self.shown is None or key is None:
+            raise ValueError("there is neither a proxy, nor a certificate with its key")
+        return load(self.shown, key)
 
     def stamp(self) -> object:
-        """What is another when they have been renewed."""
-        return tuple(_stamp(each) for each in (self.certificate, self.key, self.proxy))
+        """What is another when they have been renewed.
+
+        Of a folder of authorities: when a file came, went or was replaced, not when one was written in its place.
+        """
+        return tuple(_stamp(each) for each in (self.certificate, self.key, self.proxy, self.ca, self.token_file))
 
     def environment(self, given: Mapping[str, str], token: str | None) -> dict[str, str]:
-        """The variables in which grid programs look for them, and the others of ``given``."""
+        """The variables in which grid programs look for them, and the others of ``given``.
+
+        A token in a file goes before ``token``; its name is told, for it lives an hour and is written anew by others.
+        """
         said = {
             "X509_USER_CERT": self.proxy or self.certificate,
             "X509_USER_KEY": self.proxy or self.key,
             "X509_USER_PROXY": self.proxy,
             "X509_CERT_DIR": self.ca,
+            "BEARER_TOKEN_FILE": self.token_file,
         }
         known = dict(given)
         if self.certificate or self.proxy:
             # One that is inherited would go before the certificate.
             known.pop("X509_USER_PROXY", None)
+        if self.token_file is not None:
+            known.pop("BEARER_TOKEN", None)
         known |= {name: str(path) for name, path in said.items() if path is not None}
-        return known if token is None else {**known, "BEARER_TOKEN": token}
+        return known if token is None or self.token_file else {**known, "BEARER_TOKEN": token}
 
 
 def _stamp(path: Path | None) -> object:
@@ -112,6 +134,24 @@ def expired(path: Path | None, now: float) -> str:
         return f"the credentials {path} are no certificates in PEM form: {error}"
     if until.timestamp() > now:
         return ""
+    return _told(path, until)
+
+
+def _lacking(token: Path | None) -> str:
+    try:
+        return "" if token is None or token.read_text("ascii").strip() else f"there is no token in the file {token}"
+    except OSError as error:
+        return f"the token {token} can't be read: {error.strerror}"
+    except ValueError:
+        return f"the token {token} is not ASCII"
+
+
+def outdated(path: Path | None, own: Credentials) -> str:
+    """What is said of credentials, read from ``path``, that have expired."""
+    return _told(path, own.until)
+
+
+def _told(path: Path | None, until: dt.datetime) -> str:
     return f"the credentials {path} have expired at {until:%Y-%m-%dT%H:%M:%SZ}: renew them"
 
 

@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.logger import capturedLogs
+from twisted.logger import capturedLogs, formatEvent
 
 from datahub.errors import FinalFault, PassingFault
-from datahub.kit.clock import HubClock
-from datahub.kit.tls import ClientPolicy
-from datahub.transfers.movers import fts as module
-from datahub.transfers.movers.fts import Fts, Hidden, Refused, TooLarge, Unknown
+from datahub.transfers.movers import fts_wire
+from datahub.transfers.movers.fts import Hidden, Refused, TooLarge, Unknown
+from datahub.transfers.movers.fts_jobs import conclude
 from datahub.transfers.movers.proxies import Papers
-from tests.fakes.fts3 import FakeFts, listen
 from tests.gridftp import Authority
-
-FILE = {"sources": ["gsiftp://a/1"], "destinations": ["gsiftp://b/1"], "checksum": "ADLER32", "filesize": 5}
-
-
-def job(sid: str = "s1", **params: Any) -> dict[str, Any]:
-    return {"files": [FILE], "params": {"id_generator": "deterministic", "sid": sid, **params}}
-
-
-@dataclass
-class Place:
-    """A server, and the hub's client of it."""
-
-    authority: Authority
-    fake: FakeFts
-    fts: Fts
-    port: int
+from tests.transfers.movers.fts_place import client, closed, job, opened
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +23,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("fts"))
 
 
-def client(authority: Authority, port: int, papers: Papers, reactor: Any) -> Fts:
-    clock = HubClock()
-    clock.set(int(time.time() * 1000), 0)
-    policy = partial(ClientPolicy, papers.proxy or papers.certificate, papers.proxy or papers.key, authority.pem)
-    return Fts(f"https://localhost:{port}", papers, policy, clock, reactor)
-
-
 @pytest_twisted.async_yield_fixture()
 async def place(authority, reactor):
     """Give a server that has nothing yet."""
-    fake = FakeFts()
-    certificate, key = authority.issue("server", server=True)
-    listening = listen(fake, certificate, key, authority.pem, reactor)
-    port = listening.getHost().port
-    fts = client(authority, port, Papers(*authority.issue("hub")), reactor)
-    yield Place(authority, fake, fts, port)
-    await fts.stop()
-    await listening.stopListening()
+    place = opened(authority, reactor)
+    yield place
+    await closed(place)
 
 
 async def test_a_job_from_its_submission_to_its_end(place):
@@ -125,7 +93,7 @@ async def test_a_proxy_that_expires_is_renewed(place):
     assert abs(until - time.time() - 7 * 3600) < 100
     await place.fts.delegate()
     assert delegated.count == 1
-    place.fts._clock.set(int((until - 2 * 3600 + 5) * 1000), 0)
+    place.fts._wire._clock.set(int((until - 2 * 3600 + 5) * 1000), 0)
     place.fake.now = lambda: until - 2 * 3600 + 5
     await place.fts.delegate()
     assert delegated.count == 2
@@ -149,6 +117,8 @@ async def test_credentials_that_have_expired(place, reactor):
     fts = client(place.authority, place.port, papers, reactor)
     with pytest.raises(PassingFault, match=r"late.pem have expired at"):
         await fts.whoami()
+    await fts.stop()
+    assert place.fake.asked == []
 
 
 @pytest.mark.parametrize(
@@ -164,7 +134,7 @@ async def test_credentials_that_have_expired(place, reactor):
 async def test_a_server_in_trouble(place, manner, told, monkeypatch):
     """Whatever it does, it is waited for no longer than a while, and it is said what it did."""
     await place.fts.delegate()
-    monkeypatch.setattr(module, "ANSWER", 0.5)
+    monkeypatch.setattr(fts_wire, "ANSWER", 0.5)
     place.fake.manner = manner
     for asking in (place.fts.submit(job()), place.fts.look(["1"]), place.fts.look(["1", "2"])):
         with pytest.raises(PassingFault, match=told):
@@ -177,7 +147,7 @@ async def test_a_server_in_trouble(place, manner, told, monkeypatch):
 async def test_an_answer_that_is_too_large(place, manner, monkeypatch):
     """It is left where it becomes so, whether it said how large it is or not; the next answer is as good as ever."""
     one = await place.fts.submit(job())
-    monkeypatch.setattr(module, "LARGEST", 64 * 1024)
+    monkeypatch.setattr(fts_wire, "LARGEST", 64 * 1024)
     place.fake.manner = manner
     for asking in (place.fts.look([one]), place.fts.look([one, "2"]), place.fts.recall(one)):
         with pytest.raises(TooLarge, match="gives an answer of more than 65536 bytes"):
@@ -230,15 +200,91 @@ async def test_jobs_of_somebody_else(place, reactor):
     ]
     with pytest.raises(Hidden, match="Not enough permissions to check the job"):
         await other.cancel(one)
+    place.fake.finish(one)
+    place.fake.purge(one)
+    with pytest.raises(Hidden, match="does not show the hub its old job: Not enough permissions"):
+        await other.recall(one)
     await other.stop()
 
 
 async def test_answers_that_are_not_about_jobs(place):
     """A page of whatever stands before the server says nothing of a job: it may be there."""
     place.fake.manner = "lost"
-    for asking in (place.fts.look(["1"]), place.fts.cancel("1")):
-        with pytest.raises(FinalFault, match="answered 404: Not Found"):
+    for asking in (place.fts.look(["1"]), place.fts.cancel("1"), place.fts.recall("1")):
+        with pytest.raises(PassingFault, match="answered 404: Not Found"):
             await asking
+
+
+@pytest.mark.parametrize(("manner", "code"), [("banned", 403), ("unknown_caller", 401)])
+async def test_what_the_hub_is_refused(place, manner, code):
+    """A page about the caller says nothing of a job, which goes on: it is told once, until somebody is let in again."""
+    one = await place.fts.submit(job())
+
+    async def refused() -> None:
+        place.fake.manner = manner
+        for asking in (place.fts.look([one]), place.fts.look([one, "2"]), place.fts.recall(one), place.fts.cancel(one)):
+            with pytest.raises(PassingFault, match=f"answered {code}: (The user has been|A valid X509)") as caught:
+                await asking
+            assert not isinstance(caught.value, Hidden)
+        place.fake.manner = "waits"
+        assert (await place.fts.look([one]))[0].job_state == "SUBMITTED"
+
+    with capturedLogs() as events:
+        await refused()
+        await refused()
+    told = [formatEvent(each) for each in events]
+    assert len([each for each in told if "lets the hub in no more, whose jobs there go on unseen" in each]) == 2
+
+
+@pytest.mark.parametrize("body", [b'{"job_id": "2", "http_status": "404 Not Found"}', b'["404"]', b'{"job_id": 1}'])
+async def test_an_answer_about_something_else(place, body, monkeypatch):
+    """A 404 counts only if it names the job that was asked about."""
+
+    async def ask(*_: object) -> fts_wire.Asked:
+        return fts_wire.Asked(404, body)
+
+    monkeypatch.setattr(place.fts, "_ask", ask)
+    for asking in (place.fts.look(["1"]), place.fts.cancel("1")):
+        with pytest.raises(PassingFault, match="answered 404"):
+            await asking
+
+
+async def test_a_job_that_waits_for_tape(place):
+    """Before, between and after its copies it goes on; the other hops of one that has some wait for the first."""
+    one = await place.fts.submit(job("tape", bring_online=600, archive_timeout=600))
+    steps = [place.fake.stage, place.fake.stage, place.fake.schedule, place.fake.run, place.fake.finish]
+    states = []
+    for step in (lambda _: None, *steps):
+        step(one)
+        (told,) = await place.fts.look([one])
+        states.append((told.job_state, told.files[0].file_state))
+        assert conclude(told) is None
+    assert states == [
+        ("STAGING", "STAGING"),
+        ("STAGING", "STARTED"),
+        ("SUBMITTED", "SUBMITTED"),
+        ("READY", "READY"),
+        ("ACTIVE", "ACTIVE"),
+        ("ARCHIVING", "ARCHIVING"),
+    ]
+    place.fake.finish(one)
+    (told,) = await place.fts.look([one])
+    assert (told.job_state, place.fake.copied) == ("FINISHED", {"gsiftp://b/1": [one]})
+    assert conclude(told) is not None
+
+
+async def test_a_job_of_hops(place):
+    """What comes after a failed hop is never used, and the job is over."""
+    hops = {**job("hops", multihop=True)}
+    hops["files"] = [*hops["files"], {**hops["files"][0], "destinations": ["gsiftp://c/1"]}]
+    two = await place.fts.submit(hops)
+    assert [each["file_state"] for each in place.fake.jobs[two]["files"]] == ["SUBMITTED", "NOT_USED"]
+    place.fake.finish(two, "FAILED", reason="TRANSFER [110] Connection timed out")
+    (told,) = await place.fts.look([two])
+    assert (told.job_state, [each.file_state for each in told.files]) == ("FAILED", ["FAILED", "NOT_USED"])
+    end = conclude(told)
+    assert end is not None
+    assert [each.dest_surl for each in end.failures] == ["gsiftp://b/1", "gsiftp://c/1"]
 
 
 async def test_a_server_that_is_somebody_else(place, reactor, tmp_path):
@@ -247,4 +293,5 @@ async def test_a_server_that_is_somebody_else(place, reactor, tmp_path):
     fts = client(other, place.port, Papers(*place.authority.issue("hub")), reactor)
     with pytest.raises(PassingFault, match=r"can't be reached: .*certificate verify failed"):
         await fts.whoami()
+    await fts.stop()
     assert place.fake.asked == []

@@ -305,6 +305,25 @@ async def test_a_token(authority, nginx, reactor, tmp_path):
         await each.stop()
 
 
+async def test_a_token_that_is_renewed(authority, nginx, reactor, tmp_path):
+    """The file is read again when it was replaced, though a process is logged in with what was in it before."""
+    token = tmp_path / "token"
+    token.write_text("of-alice\n")
+    grid = Grid(authority, nginx, tmp_path, reactor, tmp_path, Papers(ca=authority.folder, token_file=token))
+    grid.put("005")
+    grid.put("006")
+    await grid.deliver("005")
+    (tmp_path / "next").write_text("of-nobody\n")
+    (tmp_path / "next").replace(token)
+    with pytest.raises(FinalFault, match="may not be accessed with the hub's credentials"):
+        await grid.deliver("006")
+    token.write_text("of-alice\n")
+    await grid.deliver("006")
+    assert grid.delivered() == ["005", "006"]
+    for each in grid.movers:
+        await each.stop()
+
+
 RENAME = """
 import os
 from datahub.transfers.grid.server import FaultError, Grid, Line

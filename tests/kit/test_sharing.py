@@ -7,7 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 
 from datahub.kit.aio import start
-from datahub.sandboxes.sharing import Shared
+from datahub.kit.sharing import Shared
 
 
 class Source:
