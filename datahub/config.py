@@ -297,7 +297,7 @@ class CartsSection:
     evict_after: float = key(duration("0 s", "9999 d"), "1 h")
     keep: float = key(duration("1 min", "9999 d"), "400 d")
     expire: float = key(duration("1 s", "9999 d"), "30 d")
-    archive_concurrent: int = key(integer(1, 1000), 2)
+    archive_concurrent: int = key(integer(1, 1000), 1)
     retry_for: float = key(duration("0 s", "999 d"), "1 d")
     staging_timeout: float = key(duration("1 s", "999 d"), "2 d")
     on_delete: str = key(choice("finish", "break"), "finish")

@@ -167,6 +167,15 @@ def change(connection: Connection, known: Holding, claimant: str, **values: Any)
         raise Superseded(f"{known.name!r} is not seen to here any more")
 
 
+def lose(connection: Connection, known: Holding) -> None:
+    """Have a copy fetched anew that is not there any more as it was kept."""
+    mine = (holding.c.id == known.id, holding.c.state == HELD)
+    place = known.facts and url_of_path(known.facts.place)
+    anew: dict[str, Any] = {"state": NEW, "size": None, "mtime_ns": None, "facts": None, "place": None, "digests": None}
+    anew |= {"owner": None, "due": 0, "attempts": 0}
+    connection.execute(update(holding).where(*mine, holding.c.place == place).values(anew))
+
+
 def is_kept(connection: Connection, number: int, place: str) -> bool:
     """Whether the copy at ``place`` is the one that is kept of the file of that number."""
     kept = (holding.c.id == number, holding.c.state == HELD, holding.c.place == url_of_path(place))

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote
@@ -35,6 +36,10 @@ pool_factory: Any = HTTPConnectionPool._factory  # noqa: SLF001 - there is no pu
 
 STEP: Final = 1024 * 1024
 SHOWN: Final = 200
+LARGEST: Final = 10**15
+"""The bytes of a file that are believed."""
+LATEST: Final = 2**63 - 1
+"""Nanoseconds since 1970 that a database and a file system can keep: the year 2262."""
 LATER: Final = (408, 425, 429)
 
 
@@ -209,7 +214,7 @@ def _judge(code: int, name: str, body: bytes) -> None:
 def _size(headers: Mapping[str, str], name: str) -> int:
     # The second was how it was told in 2017.
     told = headers.get("x-content-length", headers.get("content-length"))
-    if told is None or not re.fullmatch("[0-9]{1,18}", told):
+    if told is None or not re.fullmatch("[0-9]{1,18}", told) or int(told) > LARGEST:
         raise Faulty(f"the archive says that {name!r} has {(told or 'no')[:SHOWN]!r} bytes")
     return int(told)
 
@@ -217,12 +222,15 @@ def _size(headers: Mapping[str, str], name: str) -> int:
 def _mtime(told: str | None, name: str) -> int:
     """Nanoseconds since 1970: the interface sends a decimal number of seconds, others an HTTP date."""
     try:
-        whole, _, rest = (told or "").partition(".")
-        if whole.lstrip("-").isdecimal() and (rest or "0").isdecimal():
-            return int(whole) * 10**9 + int(f"{rest:0<9}"[:9])
-        return int(parsedate_to_datetime(told or "").timestamp()) * 10**9
+        if re.fullmatch(r"-?[0-9]{1,11}(\.[0-9]{0,20})?", told or ""):
+            found = int(Decimal(told or "") * 10**9)
+        else:
+            found = int(parsedate_to_datetime(told or "").timestamp()) * 10**9
+        if abs(found) > LATEST:
+            raise ValueError
     except (ValueError, TypeError, OverflowError):
         raise Faulty(f"the archive says that {name!r} was last modified {(told or 'never')[:SHOWN]!r}") from None
+    return found
 
 
 class _Opening(Protocol):

@@ -104,8 +104,8 @@ def whole_size(connection: Connection, number: str) -> int:
     """The bytes of all different files of a cart, as far as they are known."""
     joined = cart_file.join(holding, holding.c.id == cart_file.c.holding)
     each = select(holding.c.id, holding.c.size).select_from(joined).distinct().where(cart_file.c.cart == number)
-    inner = each.subquery()
-    return int(connection.execute(select(func.coalesce(func.sum(inner.c.size), 0))).scalar_one())
+    # Summed here: what an archive says of its files may be more than a database can count.
+    return sum(row.size or 0 for row in connection.execute(each))
 
 
 def claim(
@@ -162,6 +162,12 @@ def adoptable(connection: Connection, number: str, count: int) -> list[tuple[Car
         kept = connection.execute(select(holding).where(holding.c.id == row.holding)).one()
         found.append((file, Holding.of(kept)))
     return found
+
+
+def which_wait(connection: Connection, number: str, numbers: Sequence[int]) -> set[int]:
+    """Those of a cart's files that are not staged yet."""
+    wanted = select(cart_file.c.number).where(cart_file.c.cart == number, _waiting, cart_file.c.number.in_(numbers))
+    return set(connection.execute(wanted).scalars())
 
 
 def fail_users(connection: Connection, number: str, kept: int, error: str) -> None:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from threading import Event
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -23,12 +22,12 @@ from twisted.logger import Logger
 from datahub.archive import Faulty, cache
 from datahub.archive.cache import HELD, KNOWN, NEW, RESERVED, Cache, Holding
 from datahub.carts import fetch_tables, tables, waits
+from datahub.carts.adopting import Adopted, adopt
 from datahub.carts.downloads import Downloads
 from datahub.carts.fetch_tables import Group, Job
 from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Status
-from datahub.carts.reading import open_file
-from datahub.errors import DatahubError, FinalFault, PassingFault, Superseded
-from datahub.files import digest_of, held
+from datahub.carts.room import Room
+from datahub.errors import FinalFault, PassingFault, Superseded
 from datahub.kit.aio import sleep, start
 from datahub.kit.clock import HubClock
 from datahub.kit.sizes import format_duration
@@ -99,10 +98,6 @@ Learnt = Mapping[str, Any] | None
 """What is to be written of a file that was asked for; nothing, if all is written that is to be."""
 
 
-class NoRoomYet(Exception):
-    """There will be room, but not now."""
-
-
 class Fetcher:
     """Does the work; ``owner`` is this daemon's name in the ledger."""
 
@@ -122,7 +117,7 @@ class Fetcher:
         self._archive = archive
         self._kept = kept
         self._pool = pool
-        self._downloads = downloads
+        self._room = Room(store, kept, downloads, clock, limits.evict_after)
         self._limits = limits
         self._clock = clock
         self._reactor = reactor
@@ -306,44 +301,14 @@ class Fetcher:
         return {**stands, "owner": None, "due": 0, **CALM}
 
     async def _reserve(self, item: Item, cart: Cart) -> bool:
-        try:
-            freed = await self._store.run("reserve room", partial(self._take_room, cart))
-        except NoRoomYet:
-            return False
-        if freed:
-            await self._kept.sweep()
-        return True
-
-    def _take_room(self, cart: Cart, connection: Connection) -> bool:
-        """Promise room for all of a cart or for nothing of it, so that no two carts wait for each other."""
-        cache.lock_space(connection)
-        numbers, need = fetch_tables.known(connection, cart.id)
-        whole, space = fetch_tables.whole_size(connection, cart.id), self._kept.space
-        if whole > space:
-            raise FinalFault(f"No Space Available: the cart needs {whole} bytes, and carts have {space} bytes in all")
-        now, freed = self._clock.wall(), False
-        left = space - cache.taken(connection)
-        if left < need:
-            for old in fetch_tables.evictable(connection, now - self._limits.evict_after, now):
-                if self._downloads.active(old.id):
-                    continue
-                self._evict(connection, old, now)
-                freed = True
-                left = space - cache.kept(connection)
-                if left >= need:
-                    break
-            else:
-                # All that was evicted in vain is there again, as this transaction never was.
-                raise NoRoomYet
-        cache.reserve(connection, numbers)
-        return freed
-
-    def _evict(self, connection: Connection, old: Cart, now: int) -> None:
-        reason = "for space"
-        tables.change(connection, old, now, status=Status.EVICTED, time_gone=now, reason=reason)
-        fetch_tables.unbind(connection, [old.id])
-        tables.forget_files(connection, [old.id])
-        log.info("cart {uid} is evicted {reason}", uid=old.uid, reason=reason)
+        if await self._room.take(cart):
+            return True
+        wait, now = waits.read(cart.waiting), self._clock.wall()
+        if wait is not None and wait.what == waits.ROOM and now - wait.since > self._limits.staging_timeout:
+            # Two carts that each wait for what the other one holds would do so for ever.
+            waited = format_duration((now - wait.since) / 1000)
+            raise FinalFault(f"No Space Available: the cart has waited {waited} for room; see [carts] space")
+        return False
 
     async def _fetch(self, item: Item, cart: Cart, job: Job) -> Learnt:
         kept = job.holding
@@ -381,7 +346,7 @@ class Fetcher:
         attempts = kept.attempts + 1
         if attempts >= TRIES:
             raise Faulty("the archive says something else of it each time: another size, or another time")
-        again: dict[str, Any] = {"state": NEW, "size": None, "owner": None, "attempts": attempts}
+        again: dict[str, Any] = {"state": NEW, "size": None, "owner": None, "attempts": attempts, "staging_since": None}
         again["due"] = self._clock.now() + _pause_after(attempts)
         await self._store.run("a file has changed", self._change(kept, **again))
 
@@ -432,19 +397,27 @@ class Fetcher:
         )
         if not found:
             return True
-        taken = await stoppable(self._pool, partial(_adopted, found))
-        await self._store.run("keep staged files", partial(self._keep, item, cart, taken))
-        failed = next((each for each in taken if each.status == FAILED), None)
+        adopted = await stoppable(self._pool, partial(adopt, found))
+        await self._store.run("keep staged files", partial(self._keep, item, cart, adopted))
+        failed = next((each for each in adopted.files if each.status == FAILED), None)
         if failed is not None and not cart.partial:
             raise CartFails(f"{failed.path}: {failed.error}")
         return True
 
-    def _keep(self, item: Item, cart: Cart, taken: Sequence[CartFile], connection: Connection) -> None:
+    def _keep(self, item: Item, cart: Cart, adopted: Adopted, connection: Connection) -> None:
         ledger.hold(connection, item, self._owner)
-        tables.keep_staged(connection, cart.id, taken)
+        for kept in adopted.lost:
+            log.warn("the copy of {name} has gone or was changed: it is fetched again", name=kept.name)
+            cache.lose(connection, kept)
         now = tables.find(connection, cart.id, lock=True)
         if now is None or now.status.settled:
             raise Superseded(f"cart {cart.uid} is not being staged any more")
+        # Another helper may have taken the same ones up.
+        waiting = fetch_tables.which_wait(connection, cart.id, [each.number for each in adopted.files])
+        taken = [each for each in adopted.files if each.number in waiting]
+        if not taken:
+            return
+        tables.keep_staged(connection, cart.id, taken)
         sizes = [each.size or 0 for each in taken if each.status == STAGED]
         tables.count_staged(connection, now, len(sizes), sum(sizes))
         if sizes and now.failing_since is not None:
@@ -481,45 +454,3 @@ def _no_progress(_: int) -> None: ...
 
 def _close(opened: int) -> None:
     os.close(opened)
-
-
-def _adopted(found: Sequence[tuple[CartFile, Holding]], stop: Event) -> list[CartFile]:
-    """The files as they are staged, or why they can't be; blocking."""
-    taken = []
-    for file, kept in found:
-        facts = kept.facts
-        if facts is None:
-            continue
-        try:
-            digest = _digest(file, kept, stop)
-            taken.append(
-                replace(
-                    file,
-                    status=STAGED,
-                    size=facts.size,
-                    mtime_ns=facts.mtime_ns,
-                    facts=facts,
-                    sha256=kept.digests.get("sha256"),
-                    error=None,
-                )
-                if digest == file.hashsum
-                else replace(
-                    file,
-                    status=FAILED,
-                    error=f"File hash does not match provided hash: its {file.hashtype} is {digest}",
-                )
-            )
-        except (DatahubError, OSError) as error:
-            raise PassingFault(f"the copy of {file.name!r} can't be read: {error}") from error
-    return taken
-
-
-def _digest(file: CartFile, kept: Holding, stop: Event) -> str | None:
-    if file.hashtype is None:
-        return None
-    if file.hashtype in kept.digests:
-        return kept.digests[file.hashtype]
-    if kept.facts is None:
-        return None
-    with held(open_file(file.path, kept.facts)) as opened:
-        return digest_of(opened, file.hashtype, stop)

@@ -62,6 +62,7 @@ async def test_what_is_asked(archive, fake, tmp_path):
         (found(media="tape"), Standing(3, MTIME, False)),
         (found(0), Standing(0, MTIME, True)),
         (found(mtime="1700000000"), Standing(3, 1_700_000_000 * 10**9, True)),
+        (found(mtime="-1.5"), Standing(3, -1_500_000_000, True)),
         (found(mtime="Tue, 14 Nov 2023 22:13:20 GMT"), Standing(3, 1_700_000_000 * 10**9, True)),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\nLast-Modified: 1.5\r\nX-Pacifica-File-Storage-Media: disk\r\n\r\n",  # noqa: E501
@@ -89,7 +90,10 @@ async def test_how_a_file_stands(archive, fake, answer, standing):
         (found(-3), Faulty),
         (found(""), Faulty),
         (found("9" * 5000), Faulty),
+        (found("1" + "0" * 17), Faulty),
         (found(mtime="never"), Faulty),
+        (found(mtime="10413792000.0"), Faulty),
+        (found(mtime="99999999999999999999.5"), Faulty),
         (found(mtime=""), Faulty),
         (found(media="error"), Faulty),
         (b"nonsense\r\n\r\n", PassingFault),

@@ -1,0 +1,93 @@
+"""Room for copies: promised before a byte is fetched, made by evicting the carts that were used longest ago."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from sqlalchemy import Connection
+from twisted.logger import Logger
+
+from datahub.archive import cache
+from datahub.archive.cache import Cache
+from datahub.carts import fetch_tables, tables
+from datahub.carts.downloads import Downloads
+from datahub.carts.model import Cart, Status
+from datahub.errors import FinalFault
+from datahub.kit.clock import HubClock
+from datahub.store import Store
+
+__all__ = ["Room"]
+
+log = Logger()
+
+
+class NoRoomYet(Exception):
+    """There will be room, but not now."""
+
+
+class NotSwept(Exception):
+    """There is room as soon as what was dropped is removed."""
+
+
+class Room:
+    """Promises it; carts that were used in the last ``evict_after`` milliseconds are safe."""
+
+    def __init__(self, store: Store, kept: Cache, downloads: Downloads, clock: HubClock, evict_after: int) -> None:
+        self._store = store
+        self._kept = kept
+        self._downloads = downloads
+        self._clock = clock
+        self._evict_after = evict_after
+
+    async def take(self, cart: Cart) -> bool:
+        """Promise room for all that a cart is known to need; False if there is none now.
+
+        Raises `FinalFault` for a cart that is larger than all room there is.
+        """
+        try:
+            freed = await self._store.run("reserve room", partial(self._take, cart))
+        except NotSwept:
+            await self._kept.sweep()
+            try:
+                freed = await self._store.run("reserve room", partial(self._take, cart))
+            except (NotSwept, NoRoomYet):
+                return False
+        except NoRoomYet:
+            return False
+        if freed:
+            await self._kept.sweep()
+        return True
+
+    def _take(self, cart: Cart, connection: Connection) -> bool:
+        """Take room for all of a cart or for nothing of it; whether a cart was evicted for it."""
+        cache.lock_space(connection)
+        numbers, need = fetch_tables.known(connection, cart.id)
+        whole, space = fetch_tables.whole_size(connection, cart.id), self._kept.space
+        if whole > space:
+            raise FinalFault(f"No Space Available: the cart needs {whole} bytes, and carts have {space} bytes in all")
+        freed = False
+        if space - cache.taken(connection) < need:
+            if space - cache.kept(connection) >= need:
+                raise NotSwept
+            self._evict_for(connection, need)
+            freed = True
+        cache.reserve(connection, numbers)
+        return freed
+
+    def _evict_for(self, connection: Connection, need: int) -> None:
+        now = self._clock.wall()
+        for old in fetch_tables.evictable(connection, now - self._evict_after, now):
+            if self._downloads.active(old.id):
+                continue
+            self._evict(connection, old, now)
+            if self._kept.space - cache.kept(connection) >= need:
+                return
+        # All that was evicted in vain is there again, as this transaction never was.
+        raise NoRoomYet
+
+    def _evict(self, connection: Connection, old: Cart, now: int) -> None:
+        reason = "for space"
+        tables.change(connection, old, now, status=Status.EVICTED, time_gone=now, reason=reason)
+        fetch_tables.unbind(connection, [old.id])
+        tables.forget_files(connection, [old.id])
+        log.info("cart {uid} is evicted {reason}", uid=old.uid, reason=reason)
