@@ -138,6 +138,9 @@ def check_uid(uid: str, reserved: Sequence[str]) -> None:
         raise InvalidRequest("Missing parameters: uid", field="uid")
     if len(uid) > LONGEST_UID:
         raise InvalidRequest(f"the uid has {len(uid)} characters; it must have {LONGEST_UID} at most", field="uid")
+    if uid != uid.strip():
+        # MariaDB takes them for no part of a name.
+        raise InvalidRequest(f"the uid {uid!r} must not begin or end with a blank", field="uid")
     if CONTROL.search(uid) or "/" in uid or uid in (".", ".."):
         raise InvalidRequest(
             f"the uid {uid!r} must be one segment of a path without control characters, such as a UUID", field="uid"

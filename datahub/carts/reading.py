@@ -75,7 +75,7 @@ class Layouts:
             first = files[-1][0] + 1
         if cart.missing is not None:
             notice = cart.missing.encode()
-            layout.add(cart.files, notice_name(cart), len(notice), (cart.time_ready or 0) * 1_000_000)
+            layout.add(cart.files, notice_name(cart), len(notice), 0)
         return layout
 
 
@@ -159,7 +159,7 @@ class Reading:
         cart = self._cart
         body = (cart.missing or "").encode()
         name = f"{self._layout.top}/{notice_name(cart)}"
-        return header(name, len(body), (cart.time_ready or 0) * 1_000_000) + body + padding(len(body))
+        return header(name, len(body), 0) + body + padding(len(body))
 
 
 def content(file: CartFile, low: int, high: int) -> Piece:

@@ -284,7 +284,10 @@ def undigestable(connection: Connection, number: str) -> CartFile | None:
 def failures(connection: Connection, number: str, limit: int) -> list[CartFile]:
     """The first files of a cart that could not be staged."""
     failed = (cart_file.c.cart == number, cart_file.c.status == FAILED)
-    return [_file(row) for row in connection.execute(select(cart_file).where(*failed).limit(limit))]
+    return [
+        _file(row)
+        for row in connection.execute(select(cart_file).where(*failed).order_by(cart_file.c.number).limit(limit))
+    ]
 
 
 def wait_again(connection: Connection, number: str) -> None:

@@ -107,7 +107,7 @@ class Handing:
     async def move(self, item: Item, transfer: Transfer, agent: Agent, find: Find) -> Outcome:
         """Hand over, unless that was done; a transfer that is being cancelled is cancelled there."""
         if transfer.status is Status.CANCELLING:
-            return await self._cancel(transfer, agent)
+            return await self._cancel(item, transfer, agent)
         known = transfer.fts_attempt is not None
         sid = transfer.fts_attempt or f"{transfer.id}.{item.label}"
         if known:
@@ -184,18 +184,24 @@ class Handing:
 
         return Park(now + LOOK_AGAIN, record)
 
-    async def _cancel(self, transfer: Transfer, agent: Agent) -> Outcome:
+    async def _cancel(self, item: Item, transfer: Transfer, agent: Agent) -> Outcome:
         """Ask for it; that it has come about the follower sees."""
-        cancelled = Done(self._over(transfer, self._endings.cancelled(transfer)))
-        if transfer.fts_attempt is None or transfer.fts_jobid is None:
+        if transfer.fts_jobid is None:
+            return Done(self._over(transfer, self._endings.cancelled(transfer)))
+        # Nobody has looked what former jobs have left.
+        cancelled = Done(self._over(transfer, self._endings.cancelled(transfer, LEFT)))
+        if transfer.fts_attempt is None:
             return cancelled
         now = self._floor.clock.now()
         flight = await self._store.read("find a flight", partial(flights.find, transfer=transfer.id))
         try:
             await agent.server.cancel(transfer.fts_jobid)
         except Unknown:
-            # It may be on its way still.
-            return Retry(SWEEP) if flight and now - flight.since < SENDING else cancelled
+            if flight and now - flight.since < SENDING:
+                return Retry(SWEEP)  # it may be on its way still
+            # It may have ended, and be purged.
+            found = await self._recall(agent, transfer.fts_jobid)
+            return (found and self._outcome(item, transfer, agent, found, None)) or cancelled
         except FinalFault as refusal:
             raise PassingFault(str(refusal)) from refusal
         # When it began to be cancelled stays: what never stops is not waited for for ever.
@@ -415,11 +421,16 @@ def _final(transfer: Transfer) -> str:
     return final_url(transfer.destination_path, _name(transfer))
 
 
+LEFT = "cancelled; FTS was told to stop, and what had arrived before is still at the destination"
+
+
 def _left(end: End) -> str | None:
     """What may be at the destination of what was cancelled; None if nothing is."""
     if end.files:
         return f"cancelled; {count(end.files, 'file')} had arrived before, and are still there"
-    return "cancelled while it was copied; FTS removes what it has begun" if end.begun else None
+    if end.begun:
+        return "cancelled while it was copied; FTS removes what it has begun, once it has stopped"
+    return None
 
 
 def _delivery(transfer: Transfer, end: End) -> Delivery:

@@ -28,6 +28,7 @@ from datahub.kit.aio import Task
 from datahub.kit.threads import Pool
 from datahub.web.pipe import Gate
 from datahub.web.request import HubRequest
+from datahub.web.silence import unsent
 
 __all__ = ["FilePart", "Piece", "SourceChanged", "send_pieces"]
 
@@ -322,14 +323,15 @@ class _Watch:
     def __init__(self, request: HubRequest, sender: _KernelSender | _ThreadSender) -> None:
         self._request = request
         self._sender = sender
-        self._seen = 0
+        self._seen = (0, 0)
         self._call: IDelayedCall = request.site.reactor.callLater(STALL, self._look)
 
     def _look(self) -> None:
-        if self._sender.moved == self._seen:
+        seen = (self._sender.moved, unsent(getattr(self._request.channel, "transport", None)))
+        if seen == self._seen:
             self._request.abort()
             return
-        self._seen = self._sender.moved
+        self._seen = seen
         self._call = self._request.site.reactor.callLater(STALL, self._look)
 
     def stop(self) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from fcntl import ioctl
+from termios import TIOCOUTQ
 from typing import Any
 
 from datahub.kit.deadlines import Deadline, Deadlines
@@ -90,13 +93,25 @@ class Silence:
 
 
 def unsent(transport: Any) -> int:
-    """Bytes of answers that the other side has not taken; under TLS those of the connection below count.
+    """Bytes of answers that the other side has not taken: Twisted's, and under TLS those of the connection below.
 
-    Twisted has no public name for it; if these are ever gone, nothing is ever said to stall.
+    And the kernel's: it takes megabytes, and somebody who reads slowly takes nothing else for minutes. Twisted has no
+    public name for its own; if these are ever gone, nothing is ever said to stall.
     """
     count = 0
     while transport is not None:
         count += len(getattr(transport, "dataBuffer", b"")) - getattr(transport, "offset", 0)
         count += getattr(transport, "_tempDataLen", 0)
-        transport = getattr(transport, "transport", None)
+        below = getattr(transport, "transport", None)
+        if below is None:
+            count += _queued(getattr(transport, "socket", None))
+        transport = below
     return count
+
+
+def _queued(connection: Any) -> int:
+    """Bytes that the kernel has of a socket and the other side has not confirmed (SIOCOUTQ, tcp(7) and unix(7))."""
+    try:
+        return int.from_bytes(ioctl(connection, TIOCOUTQ, bytes(4)), sys.byteorder)
+    except (OSError, TypeError, ValueError):
+        return 0

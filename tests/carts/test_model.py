@@ -82,7 +82,7 @@ def test_the_same_is_the_same():
 
 
 @pytest.mark.parametrize(
-    "uid", ["", "..", ".", "a/b", "a\nb", "x" * (LONGEST_UID + 1), "carts", "health", "a\x00b", "\u2028"]
+    "uid", ["", "..", ".", " a", "a ", "a/b", "a\nb", "x" * (LONGEST_UID + 1), "carts", "health", "a\x00b", "\u2028"]
 )
 def test_a_wrong_uid(uid):
     """Refused, saying why."""

@@ -345,6 +345,12 @@ async def test_a_partial_cart(yard):
     assert b"x/y: product 'none' is not in the archive" in found["t/MISSING-1.txt"]
     record = (await yard.client.ask("GET", "/carts/abc")).json
     assert [each["status"] for each in record["files"]] == ["staged", "error"]
+    await yard.client.ask("DELETE", "/abc")
+    yard.pass_time(90)
+    await yard.post("abc", {"MISSING.txt": "a", "x/y": "none"}, partial=True)
+    yard.work()
+    again = await yard.client.ask("GET", "/abc?filename=t.tar")
+    assert (again.headers["etag"], again.body) == (reply.headers["etag"], reply.body), "one tag, the same bytes"
     await yard.post("none", {"x/y": "none"}, partial=True)
     yard.work()
     assert (await head(yard, "none"))[0] == 500

@@ -220,6 +220,21 @@ def test_a_copy_that_never_stops(depot):
     assert depot.transfer(number).status is Status.CANCELLED
 
 
+@pytest.mark.parametrize("backup", [True, False])
+def test_cancelled_when_the_job_has_gone(depot, backup):
+    """What FTS has in its archive is asked for: the copy is there. If nobody knows, nothing is claimed of it."""
+    number = depot.handed()
+    depot.fake.run(depot.job(number))
+    depot.fake.finish(depot.job(number))
+    depot.fake.purge(depot.job(number), backup=backup)
+    depot.clock.advance(SENDING / 1000)
+    start(depot.verbs.cancel(caller(), number))
+    depot.move()
+    found = depot.transfer(number)
+    assert found.status is (Status.SUCCESS if backup else Status.CANCELLED)
+    assert "nothing of it is left" not in (found.detailed_status or "")
+
+
 def test_cancelled_while_it_is_submitted(depot):
     """The submission is not cut in half; it is cancelled when FTS knows it."""
     gate = Deferred()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,6 +141,20 @@ def test_what_is_not_sent():
     """Under TLS it lies in the connection below."""
     assert unsent(Stuffed(10)) == 10
     assert unsent(None) == 0
+
+
+def test_what_the_kernel_has():
+    """Counts until the other side has taken it: who reads slowly takes nothing else for minutes."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        transport = SimpleNamespace(socket=ours)
+        assert unsent(transport) == 0
+        sent = ours.send(bytes(100_000))
+        assert unsent(transport) >= sent
+        theirs.recv(200_000)
+        assert unsent(transport) == 0
+    assert unsent(transport) == 0, "it is closed"
 
 
 def test_who_does_not_let_himself_be_closed(site, clock):

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -26,7 +27,9 @@ T = TypeVar("T")
 HAS_GFAL2 = gfal2 is not None
 BLOCK = 1024 * 1024
 PATIENCE = 60  # seconds in which a peer must do something
+BREATH = 5.0  # seconds between two lines that only say that it goes on
 SLOWEST = 5_000_000  # bytes a second: a server that computes a checksum more slowly has failed
+SLOWEST_COPY = 100_000  # bytes a second in all; one that stands still is noticed by its silence
 
 MISSING = (errno.ENOENT,)
 THERE = (errno.EEXIST,)
@@ -60,6 +63,7 @@ class Grid:
 
     def __init__(self, line: Line) -> None:
         self.line = line
+        self._silent_since = 0.0
         self._context = gfal2.creat_context()
         self._context.set_opt_boolean("GRIDFTP PLUGIN", "SESSION_REUSE", True)
         self._context.set_opt_integer("CORE", "NAMESPACE_TIMEOUT", PATIENCE)
@@ -74,9 +78,14 @@ class Grid:
 
     def _at(self, where: str, call: Callable[..., T], *values: Any) -> T:
         try:
-            return call(*values)
+            answer = call(*values)
         except gfal2.GError as error:
             raise _fault(error, where) from None
+        # A tree at a server far away takes thousands of answers: the mover is to see that they come.
+        if time.monotonic() > self._silent_since + BREATH:
+            self.line.say(patience=PATIENCE)
+            self._silent_since = time.monotonic()
+        return answer
 
     def look(self, url: str, where: str = "destination") -> Any:
         """What is at ``url``; None for nothing."""
@@ -199,7 +208,7 @@ class Grid:
 
         how = self._context.transfer_parameters()
         how.overwrite, how.create_parent, how.monitor_callback = True, False, tell
-        how.timeout = max(3600, size // SLOWEST)
+        how.timeout = max(3600, size // SLOWEST_COPY)
         self._at("transfer", self._context.filecopy, how, source, target)
         self.line.say(moved=max(0, size - told))
 

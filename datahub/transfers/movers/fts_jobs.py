@@ -220,8 +220,11 @@ def conclude(job: Job, *, overdue: bool = False) -> End | None:
     if not overdue and not all(each.file_state in FINAL_FILES and not _runs(each) for each in job.files):
         return None
     careful = bool(job.noted("careful"))
-    arrived = [each for each in job.files if _has_arrived(each, careful)]
-    failures = tuple(each for each in job.files if each not in arrived)
+    arrived: list[JobFile] = []
+    failed: list[JobFile] = []
+    for each in job.files:
+        (arrived if _has_arrived(each, careful) else failed).append(each)
+    failures = tuple(failed)
     if not job.files:
         failures = (JobFile(file_state=job.job_state, reason=job.reason or f"the job is {job.job_state}"),)
     copied = sum(each.file_state == "FINISHED" for each in arrived)

@@ -10,7 +10,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from datahub.errors import FinalFault, PassingFault
 from datahub.transfers.movers import fts_wire
-from datahub.transfers.movers.fts import Hidden, Refused, TooLarge, Unknown
+from datahub.transfers.movers.fts import Hidden, Job, JobFile, Refused, TooLarge, Unknown
 from datahub.transfers.movers.fts_jobs import conclude
 from datahub.transfers.movers.proxies import Papers
 from tests.gridftp import Authority
@@ -295,3 +295,12 @@ async def test_a_server_that_is_somebody_else(place, reactor, tmp_path):
         await fts.whoami()
     await fts.stop()
     assert place.fake.asked == []
+
+
+def test_the_end_of_a_large_job():
+    """Is found by going through its files once: a pass for each file would take minutes."""
+    files = [JobFile(file_state="FINISHED", dest_surl=f"gsiftp://x/{n}", filesize=2) for n in range(100_000)]
+    failed = JobFile(file_state="FAILED", reason="TRANSFER [5] broken")
+    end = conclude(Job(job_id="1", job_state="FINISHEDDIRTY", files=[*files, failed]))
+    assert end is not None
+    assert (end.files, end.size, end.failures) == (100_000, 200_000, (failed,))
