@@ -78,7 +78,7 @@ def build_on(house: House, source: Pins | Remote) -> Capability:
     verbs = Carts(house.floor, house.feed, house.serve, layouts, downloads, house.reserve.admit, rules)
     tidy = Housekeeping(store, downloads, clock, milliseconds(section.expire), keep)
     return Capability(
-        app=CartRoutes(verbs, section.body_limit).app,
+        app=CartRoutes(verbs, section.body_limit, (house.config.hub.url or "").rstrip("/")).app,
         rest=CartdRoutes(verbs, section.body_limit, old_clients=section.old_clients).app,
         steps=pipeline.steps(),
         chores=[

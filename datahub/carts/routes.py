@@ -73,12 +73,13 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class CartRoutes:
-    """The resource of carts; a body may have ``body_limit`` bytes."""
+    """The resource of carts; a body may have ``body_limit`` bytes, and callers reach the hub at ``url`` if that is given."""
 
     app = App()
 
-    def __init__(self, carts: Carts, body_limit: int) -> None:
+    def __init__(self, carts: Carts, body_limit: int, url: str | None = None) -> None:
         self._carts = carts
+        self._url = url
         self.body_limit = body_limit
 
     @app.operation("GET", "/carts", scope="carts:read", takes=ListQuery, gives={200: CartViews})
@@ -192,7 +193,7 @@ class CartRoutes:
     async def script(self, call: Call, top: Top, uid: str) -> Answer:
         """Give a script that downloads the tar, however often it is cut off, unpacks it and checks what came."""
         cart = await self._carts.held(call.caller, uid)
-        text = fetch_script(_origin(call), cart.uid, top_of(top.top or cart.uid))
+        text = fetch_script(self._url or _origin(call), cart.uid, top_of(top.top or cart.uid))
         return Answer(200, text, {**GUARDS, "Content-Disposition": "attachment; filename=get.sh"}, "text/x-shellscript")
 
     async def _ready(self, call: Call, uid: str, wait: str) -> Cart:

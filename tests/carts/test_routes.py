@@ -272,6 +272,18 @@ async def test_members_manifest_and_index(yard):
     assert (await yard.client.ask("GET", "/carts/abc/files/nope")).status == 404
 
 
+@pytest.mark.parametrize(
+    ("url", "origin"), [(None, "http://localhost"), ("https://hub.example/", "https://hub.example")]
+)
+async def test_where_the_script_asks(tmp_path, url, origin):
+    """Where the operator says that callers reach the hub, else where this one did."""
+    yard = Yard(tmp_path, url=url)
+    await yard.make("abc", FILES)
+    reply = await yard.client.ask("GET", "/carts/abc/get.sh", headers={"Host": "localhost"})
+    assert f"url={origin}/carts/abc/abc.tar\n" in reply.body.decode()
+    yard.end()
+
+
 async def test_digests_that_are_not_there_yet(yard):
     """What needs them says when to come again."""
     yard.put("a", b"1")

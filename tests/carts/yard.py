@@ -78,7 +78,7 @@ class BusyPool(InlinePool):
 class Yard:
     """The rooms of carts before ``source``, by default the files in ``archive``."""
 
-    def __init__(self, folder: Path, source: Any = None, **keys: Any) -> None:
+    def __init__(self, folder: Path, source: Any = None, *, url: str | None = None, **keys: Any) -> None:
         self.folder = folder
         self.archive = folder / "archive"
         self.archive.mkdir(exist_ok=True)
@@ -93,7 +93,8 @@ class Yard:
         self.feed = Feed(self.store, self.clock)
         chosen = source or LocalArchive(self.archive, pool)
         self.section = section(folder, **keys)
-        config: Any = SimpleNamespace(carts=self.section, auth=SimpleNamespace(shared=()))
+        hub = SimpleNamespace(url=url)
+        config: Any = SimpleNamespace(hub=hub, carts=self.section, auth=SimpleNamespace(shared=()))
         house = House(
             config=config,
             reactor=self.clock,

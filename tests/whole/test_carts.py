@@ -137,6 +137,29 @@ def test_downloads_that_are_cut(site: Site, hub: Daemon, tmp_path: Path) -> None
         assert hashlib.sha256((folder / "cut.tar").read_bytes()).hexdigest() == expected, name
 
 
+def script(hub: Daemon, uid: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    (folder / "get.sh").write_text(hub.call("GET", f"/carts/{uid}/get.sh").text)
+    return run("sh", "get.sh", folder=folder, seconds=40, env={"PATH": "/usr/bin:/bin", "TRIES": "5", **environ})
+
+
+def test_what_get_sh_says(site: Site, hub: Daemon, tmp_path: Path) -> None:
+    """Another's file is kept, run again it fetches nothing, and it ends with the hub's own words."""
+    make(hub, "said")
+    (tmp_path / "said.tar").write_text("mine")
+    done = script(hub, "said", tmp_path)
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    assert (tmp_path / "said.tar.old").read_text() == "mine"
+    before = (tmp_path / "said.tar").stat().st_ino
+    assert script(hub, "said", tmp_path, DATAHUB_TOKEN="").returncode == 0
+    assert (tmp_path / "said.tar").stat().st_ino == before
+    refused = script(hub, "said", tmp_path, DATAHUB_TOKEN="nobody knows it")
+    assert (refused.returncode, "401" in refused.stderr) == (1, True), refused.stderr
+    assert hub.call("POST", "/none", json.dumps({"fileids": [{"id": "none", "path": "x/y"}]})).status == 201
+    assert hub.call("GET", "/carts/none?wait=30s").json["status"] == "error"
+    failed = script(hub, "none", tmp_path)
+    assert (failed.returncode, "'none' is not in the archive" in failed.stderr) == (1, True), failed.stderr
+
+
 def test_a_source_that_changes_while_it_is_sent(site: Site, hub: Daemon) -> None:
     """The connection breaks before the end, over the kernel's own sending as well."""
     make(hub, "change", {"fileids": [{"id": "cube.bin", "path": f"{n}"} for n in range(8)]})
