@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from heapq import merge
+from itertools import pairwise
 from typing import Any, Final
 
 import msgspec
@@ -19,6 +20,9 @@ __all__ = ["HELD", "LENGTHS", "Cart", "CartFile", "Order", "Status", "Wish", "ch
 
 LONGEST_UID: Final = 190
 LONGEST_PATH: Final = 4096
+DEEPEST: Final = 255
+"""The most components of a path: each is a folder that whoever unpacks it must make."""
+
 LENGTHS: Final = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128, "adler32": 8}
 """The digests that can be given for a file, and how many hexadecimal digits they have."""
 
@@ -221,6 +225,8 @@ def _path(given: Any, field: str) -> str:
             "without empty, '.' and '..' components",
             field=field,
         )
+    if len(parts) > DEEPEST:
+        raise InvalidRequest(f"{field} has {len(parts)} components; it may have {DEEPEST} at most", field=field)
     return path
 
 
@@ -249,23 +255,13 @@ def _hash(given: Mapping[str, Any], field: str) -> tuple[str | None, str | None]
 
 
 def _refuse_conflicts(wishes: Sequence[Wish], given: Sequence[Any]) -> None:
-    """No two files at one place, and no file where another needs a folder."""
-    paths: set[str] = set()
-    for wish in wishes:
-        if wish.path in paths:
-            raise _conflict(wish.path, given, "is there twice: each file needs a path of its own")
-        paths.add(wish.path)
-    for wish in wishes:
-        for above in _folders(wish.path):
-            if above in paths:
-                raise _conflict(above, given, f"is a file, and a folder for {wish.path!r}: it can't be both")
-
-
-def _folders(path: str) -> Iterator[str]:
-    at = path.find("/")
-    while at >= 0:
-        yield path[:at]
-        at = path.find("/", at + 1)
+    """No two files at one place, and no file where another needs a folder: in order, these are neighbours."""
+    for one, following in pairwise(wishes):
+        if one.path == following.path:
+            raise _conflict(one.path, given, "is there twice: each file needs a path of its own")
+        if following.path.startswith(f"{one.path}/"):
+            shown = repr(following.path[:200])
+            raise _conflict(one.path, given, f"is a file, and a folder for {shown}: it can't be both")
 
 
 def _conflict(path: str, given: Sequence[Any], what: str) -> InvalidRequest:

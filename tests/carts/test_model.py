@@ -41,6 +41,8 @@ def order(*files, **more):
         ({"fileids": [{"id": "a", "path": "a/"}]}, "fileids[0].path"),
         ({"fileids": [{"id": "a", "path": "a\r\nX"}]}, "fileids[0].path"),
         ({"fileids": [{"id": "a", "path": "x" * 4097}]}, "fileids[0].path"),
+        ({"fileids": [{"id": "a", "path": "x/" * 255 + "x"}]}, "fileids[0].path"),
+        ({"fileids": [{"id": "b", "path": "1!"}, {"id": "b", "path": "1"}, FILE]}, "fileids[1].path"),
         ({"fileids": [FILE, {"id": "b", "path": "1/foo.txt"}]}, "fileids[1].path"),
         ({"fileids": [FILE, {"id": "b", "path": "/1/foo.txt"}]}, "fileids[1].path"),
         ({"fileids": [FILE, {"id": "b", "path": "1"}]}, "fileids[1].path"),
