@@ -105,7 +105,15 @@ def _fetcher(house: House, archive: Remote, cache: Cache, downloads: Downloads) 
 
 def _rules(section: CartsSection, keep: int, *, shared: bool) -> Rules:
     breaks = section.on_delete == "break"
-    return Rules(shared, tuple(RESERVED), keep, _check_name, breaks, section.archive_concurrent)
+    return Rules(
+        shared,
+        tuple(RESERVED),
+        keep,
+        _check_name,
+        breaks,
+        section.archive_concurrent,
+        any_hashsum=section.old_clients,
+    )
 
 
 def _check_name(name: str, field: str) -> None:

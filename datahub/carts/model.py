@@ -157,11 +157,12 @@ def check_uid(uid: str, reserved: Sequence[str]) -> None:
         )
 
 
-def read_order(document: Mapping[str, Any], check_name: Any) -> Order:
+def read_order(document: Mapping[str, Any], check_name: Any, *, any_hashsum: bool = False) -> Order:
     """Read the body of a POST; raises `InvalidRequest` with index and field of what is wrong.
 
     Each of ``fileids`` may be left undecoded, as `msgspec.Raw`. ``check_name(name, field)`` says whether an id can be
     one of the archive. Keys that nobody knows are of no consequence, as they were for Pacifica's Cartd.
+    With ``any_hashsum`` a digest may be one that no file has: staging finds that out.
     """
     given = document.get("fileids")
     if not isinstance(given, list) or not given:
@@ -172,7 +173,7 @@ def read_order(document: Mapping[str, Any], check_name: Any) -> Order:
     partial = document.get("partial", False)
     if not isinstance(partial, bool):
         raise InvalidRequest(f"partial is {_shown(partial)}; it must be true or false", field="partial")
-    wishes = _sorted([_wish(_entry(each), index, check_name) for index, each in enumerate(given)])
+    wishes = _sorted([_wish(_entry(each), index, check_name, any_hashsum) for index, each in enumerate(given)])
     _refuse_conflicts(wishes, given)
     told = hashlib.sha256(b"partial" if partial else b"whole")
     for wish in wishes:
@@ -195,7 +196,7 @@ def _place(wish: Wish) -> str:
     return wish.path.replace("/", "\0")
 
 
-def _wish(given: Any, index: int, check_name: Any) -> Wish:
+def _wish(given: Any, index: int, check_name: Any, any_hashsum: bool) -> Wish:
     field = f"fileids[{index}]"
     if not isinstance(given, dict):
         raise InvalidRequest(f"{field} is {_shown(given)}; it must be an object with id and path", field=field)
@@ -209,7 +210,7 @@ def _wish(given: Any, index: int, check_name: Any) -> Wish:
     _refuse_characters(name, f"{field}.id")
     check_name(name, f"{field}.id")
     path = _path(given.get("path"), f"{field}.path")
-    return Wish(path, name, *_hash(given, field))
+    return Wish(path, name, *_hash(given, field, any_hashsum=any_hashsum))
 
 
 def _path(given: Any, field: str) -> str:
@@ -237,7 +238,7 @@ def _refuse_characters(text: str, field: str) -> None:
         raise InvalidRequest(f"{field} is longer than {LONGEST_PATH} bytes", field=field)
 
 
-def _hash(given: Mapping[str, Any], field: str) -> tuple[str | None, str | None]:
+def _hash(given: Mapping[str, Any], field: str, *, any_hashsum: bool) -> tuple[str | None, str | None]:
     kind, digits = given.get("hashtype"), given.get("hashsum")
     if kind is None and digits is None:
         return None, None
@@ -246,6 +247,9 @@ def _hash(given: Mapping[str, Any], field: str) -> tuple[str | None, str | None]
             f"{field}.hashtype is {_shown(kind)}; it must be one of {', '.join(LENGTHS)}", field=f"{field}.hashtype"
         )
     kind = kind.lower()
+    if any_hashsum and isinstance(digits, str) and len(digits) <= LENGTHS["sha512"]:
+        _refuse_characters(digits, f"{field}.hashsum")
+        return kind, digits.lower()
     if not isinstance(digits, str) or not re.fullmatch(f"[0-9a-fA-F]{{{LENGTHS[kind]}}}", digits):
         raise InvalidRequest(
             f"{field}.hashsum is {_shown(digits)}; {kind} has {LENGTHS[kind]} hexadecimal digits",

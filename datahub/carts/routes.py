@@ -73,7 +73,10 @@ class Message(msgspec.Struct, frozen=True):
 
 
 class CartRoutes:
-    """The resource of carts; a body may have ``body_limit`` bytes, and callers reach the hub at ``url`` if that is given."""
+    """The resource of carts; a body may have ``body_limit`` bytes.
+
+    Callers reach the hub at ``url``, if that is given.
+    """
 
     app = App()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -75,6 +75,8 @@ class Rules:
     helpers: int = 1
     """How many work at one cart."""
     cost: Callable[[str], int] = lambda _: ledger.COST
+    any_hashsum: bool = False
+    """Whether a digest that no file can have is taken, and the cart ends in an error, as with Cartd."""
 
 
 class Carts:
@@ -121,10 +123,13 @@ class Carts:
             raise InvalidRequest("Invalid JSON document: the body is empty")
         try:
             raw = msgspec.json.decode(body, type=Body)
-            return read_order({"fileids": raw.fileids, "partial": raw.partial}, self.rules.check_name)
+            return self._order({"fileids": raw.fileids, "partial": raw.partial})
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             # Read as any other body, it is told what is wrong.
-            return read_order(json_object(body), self.rules.check_name)
+            return self._order(json_object(body))
+
+    def _order(self, document: Mapping[str, Any]) -> Order:
+        return read_order(document, self.rules.check_name, any_hashsum=self.rules.any_hashsum)
 
     def _make(self, caller: Caller, uid: str, order: Order, number: str, connection: Connection) -> Cart:
         found = tables.find_by_uid(connection, uid, lock=True)
