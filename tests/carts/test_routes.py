@@ -390,6 +390,11 @@ async def test_a_partial_cart(yard):
     yard.work()
     again = await yard.client.ask("GET", "/abc?filename=t.tar")
     assert (again.headers["etag"], again.body) == (reply.headers["etag"], reply.body), "one tag, the same bytes"
+    # What lists the files of the archive doesn't list the notice.
+    index = (await yard.client.ask("GET", "/carts/abc/index?top=t")).json
+    assert (index["top"], [each["path"] for each in index["items"]]) == ("t", ["MISSING.txt"])
+    assert (await yard.client.ask("GET", "/carts/abc/manifest?top=t")).body.endswith(b"  t/MISSING.txt\n")
+    assert (await yard.client.ask("GET", "/carts/abc/files/MISSING-1.txt")).status == 404
     await yard.post("none", {"x/y": "none"}, partial=True)
     yard.work()
     assert (await head(yard, "none"))[0] == 500
