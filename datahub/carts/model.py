@@ -101,6 +101,7 @@ class Cart:
     missing: str | None
     reason: str | None
     actor: str | None
+    """Who let it go."""
     attempts: int
     failing_since: int | None
     """Since when the cart itself has met faults: each of its files has a clock of its own."""

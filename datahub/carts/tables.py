@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-import msgspec
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -40,7 +39,6 @@ from datahub.store.schema import table
 __all__ = [
     "CALM",
     "KIND",
-    "actor_text",
     "add",
     "begin",
     "cart",
@@ -370,8 +368,10 @@ def change(
 ) -> None:
     """Change a cart that is still in the state it was read in; raises `Superseded` when it is not any more.
 
-    A change of the state, or one that has a name of its own (``what``), is an event.
+    A change of the state, or one that has a name of its own (``what``), is an event; its row keeps who let a cart go.
     """
+    if "status" in changes and Status(changes["status"]).gone:
+        changes["actor"] = actor.name
     mine = {"number": before.id, "old": before.status}
     if connection.execute(_change, {**mine, **changes}).rowcount != 1:
         raise Superseded(f"cart {before.uid} is not {before.status} any more")
@@ -385,11 +385,6 @@ def change(
             actor,
             now,
         )
-
-
-def actor_text(actor: Actor) -> str:
-    """Who did it, for the record."""
-    return msgspec.json.encode(actor).decode()
 
 
 def _cart(row: Any) -> Cart | None:

@@ -12,7 +12,7 @@ from datahub.carts import waits
 from datahub.carts.model import STAGED, Cart, CartFile, Status
 from datahub.kit.clock import rfc3339
 
-__all__ = ["CartView", "FileView", "Progress", "file_view", "view"]
+__all__ = ["CartView", "FileView", "Progress", "file_view", "view", "went"]
 
 
 class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,6 +47,7 @@ class CartView(msgspec.Struct, frozen=True, omit_defaults=True):
     size: int | None = None
     error: str | None = None
     reason: str | None = None
+    actor: str | None = None
     attempts: int = 0
     time_created: str | None = None
     time_staging: str | None = None
@@ -72,6 +73,7 @@ def view(cart: Cart, keep: int, files: Sequence[CartFile] | None = None, next_fi
         size=cart.size,
         error=cart.error,
         reason=cart.reason,
+        actor=cart.actor,
         attempts=cart.attempts,
         expires_at=None if cart.time_gone is None else rfc3339(cart.time_gone + keep),
         waiting_on=_waiting_on(cart),
@@ -79,6 +81,13 @@ def view(cart: Cart, keep: int, files: Sequence[CartFile] | None = None, next_fi
         next_file=next_file,
         **_times(cart),
     )
+
+
+def went(cart: Cart) -> str:
+    """When and why a cart that is gone went."""
+    when = "" if cart.time_gone is None else f" at {rfc3339(cart.time_gone)}"
+    why = "" if cart.reason is None else f": {cart.reason}"
+    return f"cart {cart.uid!r} was {cart.status}{when}{why}"
 
 
 def _times(cart: Cart) -> dict[str, Any]:

@@ -89,25 +89,6 @@ async def test_old_clients(tmp_path):
     yard.end()
 
 
-@pytest.mark.parametrize("digits", ["", "xx", "0" * 33])
-async def test_digests_that_no_file_has(tmp_path, yard, digits):
-    """Refused at once; for old clients it is the cart that ends in an error, naming the file and what its digest is."""
-    entry = {"id": "a", "path": "x/a", "hashtype": "md5", "hashsum": digits}
-    refused = await yard.post("abc", [entry])
-    assert (refused.status, yard.cart("abc")) == (400, None)
-    (tmp_path / "old").mkdir()
-    old = Yard(tmp_path / "old", old_clients=True)
-    old.put("a", b"1")
-    assert (await old.post("abc", [entry])).status == 201
-    old.work()
-    status, word, message = await head(old, "abc")
-    assert (status, word) == (500, "error")
-    assert message.startswith("x/a: File hash does not match")
-    assert hashlib.md5(b"1").hexdigest() in message
-    assert (await old.post("long", [entry | {"hashsum": "0" * 129}])).status == 400
-    old.end()
-
-
 async def test_who_is_here(yard):
     """GET / in Cartd's words; what has no uid is refused in its words, too."""
     reply = await yard.client.ask("GET", "/")
@@ -297,18 +278,6 @@ async def test_members_manifest_and_index(yard):
     told = dict(reversed(line.split("  ")) for line in manifest.splitlines())
     assert told == {f"abc/{path}": hashlib.sha256(data).hexdigest() for path, data in FILES.items()}
     assert (await yard.client.ask("GET", "/carts/abc/files/nope")).status == 404
-
-
-@pytest.mark.parametrize(
-    ("url", "origin"), [(None, "http://localhost"), ("https://hub.example/", "https://hub.example")]
-)
-async def test_where_the_script_asks(tmp_path, url, origin):
-    """Where the operator says that callers reach the hub, else where this one did."""
-    yard = Yard(tmp_path, url=url)
-    await yard.make("abc", FILES)
-    reply = await yard.client.ask("GET", "/carts/abc/get.sh", headers={"Host": "localhost"})
-    assert f"url={origin}/carts/abc/abc.tar\n" in reply.body.decode()
-    yard.end()
 
 
 async def test_digests_that_are_not_there_yet(yard):

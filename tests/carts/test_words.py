@@ -1,0 +1,55 @@
+"""What carts tell those who ask: where a script asks, why a cart went, which digest no file has."""
+
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+
+from tests.carts.yard import Yard
+
+
+@pytest.mark.parametrize("digits", ["", "xx", "0" * 33])
+async def test_digests_that_no_file_has(tmp_path, yard, digits):
+    """Refused at once; for old clients it is the cart that ends in an error, naming the file and what its digest is."""
+    entry = {"id": "a", "path": "x/a", "hashtype": "md5", "hashsum": digits}
+    refused = await yard.post("abc", [entry])
+    assert (refused.status, yard.cart("abc")) == (400, None)
+    (tmp_path / "old").mkdir()
+    old = Yard(tmp_path / "old", old_clients=True)
+    old.put("a", b"1")
+    assert (await old.post("abc", [entry])).status == 201
+    old.work()
+    reply = await old.client.ask("HEAD", "/abc")
+    message = reply.headers["x-pacifica-message"]
+    assert (reply.status, reply.headers["x-pacifica-status"]) == (500, "error")
+    assert message.startswith("x/a: File hash does not match")
+    assert hashlib.md5(b"1").hexdigest() in message
+    assert (await old.post("long", [entry | {"hashsum": "0" * 129}])).status == 400
+    old.end()
+
+
+async def test_what_is_gone(yard):
+    """410 says when, who and why, at all that the cart had; the record has it by field."""
+    await yard.make("abc", {"a": b"1"})
+    await yard.client.ask("DELETE", "/abc")
+    record = await yard.client.ask("GET", "/carts/abc")
+    submitter = record.json["submitter"]
+    assert (record.status, record.json["actor"]) == (410, submitter)
+    for path in ("abc.tar", "files/a", "index", "manifest"):
+        reply = await yard.client.ask("GET", f"/carts/abc/{path}")
+        assert (reply.status, reply.headers["x-datahub-error"]) == (410, "cart.gone"), path
+        expected = f"cart 'abc' was deleted at {record.json['time_gone']}: deleted by {submitter}"
+        assert reply.json["detail"] == expected, path
+
+
+@pytest.mark.parametrize(
+    ("url", "origin"), [(None, "http://localhost"), ("https://hub.example/", "https://hub.example")]
+)
+async def test_where_the_script_asks(tmp_path, url, origin):
+    """Where the operator says that callers reach the hub, else where this one did."""
+    yard = Yard(tmp_path, url=url)
+    await yard.make("abc", {"a": b"1"})
+    reply = await yard.client.ask("GET", "/carts/abc/get.sh", headers={"Host": "localhost"})
+    assert f"url={origin}/carts/abc/abc.tar\n" in reply.body.decode()
+    yard.end()
