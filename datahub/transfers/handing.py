@@ -212,7 +212,7 @@ class Handing:
     def _outcome(self, item: Item, transfer: Transfer, agent: Agent, job: Job, flight: Flight | None) -> Outcome | None:
         """What becomes of a transfer whose job is as ``job`` says; None while that goes on."""
         now = self._floor.clock.now()
-        end = conclude(job, overdue=flight is not None and now - flight.changed > STOPPING)
+        end = conclude(job, overdue=flight is not None and _is_overdue(flight, job, now))
         if end is None:
             return None
         note: dict[str, Any] = {"fts_details": details(agent.server.url, job), "job": job}
@@ -294,7 +294,7 @@ class Handing:
             job = jobs.get(flight.job)
             if job is not None:
                 await self._list_files(flight, job)
-            if job is None or conclude(job, overdue=now - flight.changed > STOPPING) is not None:
+            if job is None or conclude(job, overdue=_is_overdue(flight, job, now)) is not None:
                 ended.append(flight)
             else:
                 going.append((flight, job))
@@ -386,6 +386,11 @@ class Handing:
         item = replace(item, record=transfer)
         outcome = self._outcome(item, transfer, agent, job, flight)
         write(self._floor, item, outcome, connection)
+
+
+def _is_overdue(flight: Flight, job: Job, now: int) -> bool:
+    """Whether a job was seen in its present state so long ago that what still runs of it is not waited for."""
+    return flight.state == job.job_state and now - flight.changed > STOPPING
 
 
 def _is_over(transfer: Transfer | None) -> bool:
