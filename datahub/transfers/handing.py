@@ -221,7 +221,9 @@ class Handing:
             delivered = self._endings.delivered(item, transfer, _delivery(transfer, end), lacking=lacking)
             return Done(self._over(transfer, delivered, **note))
         if transfer.status is Status.CANCELLING:
-            return Done(self._over(transfer, self._endings.cancelled(transfer, _left(end)), **note))
+            return Done(
+                self._over(transfer, self._endings.cancelled(transfer, _left(end) if job.files else LEFT), **note)
+            )
         if end.foreign and transfer.overwrite:
             # Nothing of ours is there to be taken care of: without a former job, the next one may replace it.
             note["fts_jobid"] = None
@@ -428,9 +430,13 @@ def _final(transfer: Transfer) -> str:
 
 LEFT = "cancelled; FTS was told to stop, and what had arrived before is still at the destination"
 
+STILL_WRITTEN = "cancelled; FTS was told to stop, and has not said that it did: the destination may still be written"
+
 
 def _left(end: End) -> str | None:
     """What may be at the destination of what was cancelled; None if nothing is."""
+    if end.running:
+        return STILL_WRITTEN
     if end.files:
         return f"cancelled; {count(end.files, 'file')} had arrived before, and are still there"
     if end.begun:
@@ -439,7 +445,8 @@ def _left(end: End) -> str | None:
 
 
 def _delivery(transfer: Transfer, end: End) -> Delivery:
-    size = end.size or transfer.size or 0
+    # FTS may have told that it has FINISHED and nothing of the files.
+    size, files = end.size or transfer.size or 0, end.files or transfer.files or 0
     return Delivery(
-        final=_final(transfer), temporary="", device=0, inode=0, files=end.files, size=size, checksums=end.checksums
+        final=_final(transfer), temporary="", device=0, inode=0, files=files, size=size, checksums=end.checksums
     )
