@@ -212,7 +212,7 @@ class Handing:
     def _outcome(self, item: Item, transfer: Transfer, agent: Agent, job: Job, flight: Flight | None) -> Outcome | None:
         """What becomes of a transfer whose job is as ``job`` says; None while that goes on."""
         now = self._floor.clock.now()
-        end = conclude(job, overdue=flight is not None and now - flight.changed > STOPPING)
+        end = conclude(job, overdue=flight is not None and _is_overdue(flight, job, now))
         if end is None:
             return None
         note: dict[str, Any] = {"fts_details": details(agent.server.url, job), "job": job}
@@ -221,7 +221,9 @@ class Handing:
             delivered = self._endings.delivered(item, transfer, _delivery(transfer, end), lacking=lacking)
             return Done(self._over(transfer, delivered, **note))
         if transfer.status is Status.CANCELLING:
-            return Done(self._over(transfer, self._endings.cancelled(transfer, _left(end)), **note))
+            return Done(
+                self._over(transfer, self._endings.cancelled(transfer, _left(end) if job.files else LEFT), **note)
+            )
         if end.foreign and transfer.overwrite:
             # Nothing of ours is there to be taken care of: without a former job, the next one may replace it.
             note["fts_jobid"] = None
@@ -294,7 +296,7 @@ class Handing:
             job = jobs.get(flight.job)
             if job is not None:
                 await self._list_files(flight, job)
-            if job is None or conclude(job, overdue=now - flight.changed > STOPPING) is not None:
+            if job is None or conclude(job, overdue=_is_overdue(flight, job, now)) is not None:
                 ended.append(flight)
             else:
                 going.append((flight, job))
@@ -388,6 +390,11 @@ class Handing:
         write(self._floor, item, outcome, connection)
 
 
+def _is_overdue(flight: Flight, job: Job, now: int) -> bool:
+    """Whether a job was seen in its present state so long ago that what still runs of it is not waited for."""
+    return flight.state == job.job_state and now - flight.changed > STOPPING
+
+
 def _is_over(transfer: Transfer | None) -> bool:
     return transfer is None or transfer.status.final
 
@@ -423,9 +430,13 @@ def _final(transfer: Transfer) -> str:
 
 LEFT = "cancelled; FTS was told to stop, and what had arrived before is still at the destination"
 
+STILL_WRITTEN = "cancelled; FTS was told to stop, and has not said that it did: the destination may still be written"
+
 
 def _left(end: End) -> str | None:
     """What may be at the destination of what was cancelled; None if nothing is."""
+    if end.running:
+        return STILL_WRITTEN
     if end.files:
         return f"cancelled; {count(end.files, 'file')} had arrived before, and are still there"
     if end.begun:
@@ -434,7 +445,8 @@ def _left(end: End) -> str | None:
 
 
 def _delivery(transfer: Transfer, end: End) -> Delivery:
-    size = end.size or transfer.size or 0
+    # FTS may have told that it has FINISHED and nothing of the files.
+    size, files = end.size or transfer.size or 0, end.files or transfer.files or 0
     return Delivery(
-        final=_final(transfer), temporary="", device=0, inode=0, files=end.files, size=size, checksums=end.checksums
+        final=_final(transfer), temporary="", device=0, inode=0, files=files, size=size, checksums=end.checksums
     )

@@ -8,7 +8,7 @@ import msgspec
 
 from datahub.kit.clock import rfc3339
 from datahub.transfers.model import FileRecord, Status, Transfer
-from datahub.transfers.pipeline import STAGE
+from datahub.transfers.pipeline import FTS, STAGE
 from datahub.transfers.service import Seen
 from datahub.work.tables import DELAYED, PARKED, RUNNING
 
@@ -161,6 +161,8 @@ def _waiting_on(seen: Seen) -> WaitingOn | None:
         due = None if place.due is None else rfc3339(place.due)
         if place.lane == STAGE:
             return WaitingOn("stager", rfc3339(transfer.time_staging or transfer.time_submitted), due)
+        # When it is asked about at FTS the follower says: the item itself is only looked at in case nobody follows.
+        due = None if place.lane == FTS else due
         return WaitingOn("mover", rfc3339(transfer.time_transferring or transfer.time_submitted), due)
     if place.state == RUNNING:
         what = "stager" if place.lane == STAGE else "mover"

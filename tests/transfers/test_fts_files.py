@@ -198,3 +198,18 @@ async def test_a_file_that_is_held_for_ever(depot):
         depot.follow()
         depot.move()
     assert depot.transfer(number).status is Status.CANCELLED
+
+
+async def test_somebody_else_cancels_what_has_run_for_long(depot):
+    """A copy has its time to stop from the cancellation on, however long it was ACTIVE: it may end well still."""
+    number = depot.handed()
+    depot.fake.run(depot.job(number))
+    depot.follow()
+    depot.clock.advance(2 * STOPPING / 1000)
+    depot.fake._cancel(depot.fake.jobs[depot.job(number)])
+    depot.follow()
+    assert depot.transfer(number).status is Status.TRANSFERRING
+    depot.fake.stop_copies(depot.job(number), "FINISHED")
+    for _ in range(30):
+        depot.follow()
+    assert depot.transfer(number).status is Status.SUCCESS

@@ -15,8 +15,9 @@ from datahub.transfers import endings
 from datahub.transfers.handing import AT_ONCE, LOOK_AGAIN, SENDING, STOPPING
 from datahub.transfers.model import Status
 from datahub.transfers.pipeline import FTS
+from datahub.transfers.view import view
 from datahub.work import sweeper
-from tests.transfers.depot import caller
+from tests.transfers.depot import KEEP, caller
 from tests.transfers.fts_depot import TARGET, FtsDepot
 
 
@@ -32,6 +33,9 @@ def test_the_way_through(depot):
     """Handed over, parked without memory, followed, and SUCCESS with what FTS says of it."""
     number = depot.handed(priority=4)
     assert (depot.place(number).state, depot.transfer(number).status) == ("parked", Status.TRANSFERRING)
+    waiting = view(depot.seen(number), depot.hub_clock.wall(), KEEP).waiting_on
+    assert waiting is not None
+    assert (waiting.what, waiting.next_at) == ("mover", None)
     (asked,) = depot.fake.submissions
     expected = {"sources": ["gsiftp://hub.example.org/archive/005"], "destinations": [f"{TARGET}005"]}
     assert asked["files"] == [{**expected, "checksum": "ADLER32", "filesize": 1000, "metadata": {"number": 0}}]
@@ -207,7 +211,7 @@ def test_a_cancellation_is_true(depot, late):
 
 
 def test_a_copy_that_never_stops(depot):
-    """It is not waited for for ever."""
+    """It is not waited for for ever, and nobody claims that nothing is left."""
     number = depot.handed()
     depot.fake.run(depot.job(number))
     start(depot.verbs.cancel(caller(), number))
@@ -218,6 +222,7 @@ def test_a_copy_that_never_stops(depot):
         depot.look(FTS)
         depot.follow()
     assert depot.transfer(number).status is Status.CANCELLED
+    assert "may still be written" in depot.transfer(number).detailed_status
 
 
 @pytest.mark.parametrize("backup", [True, False])

@@ -182,6 +182,11 @@ class End:
     empty: int = 0
 
     @property
+    def running(self) -> bool:
+        """Whether a copy was cancelled that has not stopped."""
+        return any(_runs(each) and each.start_time is not None for each in self.failures)
+
+    @property
     def begun(self) -> bool:
         """Whether something was being copied that has not arrived."""
         return any(each.start_time is not None for each in self.failures)
@@ -213,7 +218,8 @@ class End:
 def conclude(job: Job, *, overdue: bool = False) -> End | None:
     """How ``job`` has ended; None while it goes on, be it only that a cancelled copy has not stopped.
 
-    That is not waited for any more when it is ``overdue``, nor are files that a ban of their storage holds back.
+    That is not waited for any more when it is ``overdue``, nor are files that a ban of their storage holds back. A job
+    that is told without its files has ended as its state says: FINISHED is that all have arrived.
     """
     if job.job_state not in FINAL_JOBS:
         return None
@@ -225,7 +231,7 @@ def conclude(job: Job, *, overdue: bool = False) -> End | None:
     for each in job.files:
         (arrived if _has_arrived(each, careful) else failed).append(each)
     failures = tuple(failed)
-    if not job.files:
+    if not job.files and job.job_state != "FINISHED":
         failures = (JobFile(file_state=job.job_state, reason=job.reason or f"the job is {job.job_state}"),)
     copied = sum(each.file_state == "FINISHED" for each in arrived)
     left, size = job.noted("before") or (0, 0)

@@ -304,3 +304,13 @@ def test_the_end_of_a_large_job():
     end = conclude(Job(job_id="1", job_state="FINISHEDDIRTY", files=[*files, failed]))
     assert end is not None
     assert (end.files, end.size, end.failures) == (100_000, 200_000, (failed,))
+
+
+def test_a_job_that_is_told_without_its_files():
+    """Has ended as its state says."""
+    end = conclude(Job(job_id="1", job_state="FINISHED"))
+    assert end is not None
+    assert end.failures == ()
+    end = conclude(Job(job_id="1", job_state="FAILED", reason="broken"))
+    assert end is not None
+    assert [each.reason for each in end.failures] == ["broken"]
