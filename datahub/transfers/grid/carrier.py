@@ -58,7 +58,8 @@ def discard(grid: Grid, order: Order) -> Order:
     """Remove all that has a name with the transfer's prefix."""
     folder = order["destination"]
     found = grid.look(folder)
-    there = grid.names(folder) if found is not None and stat.S_ISDIR(found.st_mode) else []
+    # Other people's names may be anything; ours are ASCII.
+    there = grid.names(folder, readable=True) if found is not None and stat.S_ISDIR(found.st_mode) else []
     for name in (each for each, _ in there if each.startswith(order["prefix"])):
         grid.remove(f"{folder}/{quote(name)}")
     return {}

@@ -96,19 +96,25 @@ class Grid:
                 return None
             raise
 
-    def names(self, url: str, where: str = "destination") -> list[tuple[str, Any]]:
-        """What is in a folder: names, and what `stat` would say of each; WebDAV's as the server has written them."""
+    def names(self, url: str, where: str = "destination", *, readable: bool = False) -> list[tuple[str, Any]]:
+        """What is in a folder: names, and what `stat` would say of each; WebDAV's as the server has written them.
+
+        One that is not UTF-8 is a fault; with ``readable`` it is passed over.
+        """
         found: list[tuple[str, Any]] = []
-        try:
-            folder = self._at(where, self._context.directory, url)
-            while True:
-                entry, status = self._at(where, folder.readpp)
-                if entry is None or not entry.d_name:
-                    return found
-                if entry.d_name not in {".", ".."}:
-                    found.append((entry.d_name, status))
-        except UnicodeDecodeError:
-            raise FaultError(f"{url} holds a name that is not UTF-8", where, errno.EILSEQ) from None
+        folder = self._at(where, self._context.directory, url)
+        while True:
+            entry, status = self._at(where, folder.readpp)
+            try:
+                name = "" if entry is None else entry.d_name
+            except UnicodeDecodeError:
+                if readable:
+                    continue
+                raise FaultError(f"{url} holds a name that is not UTF-8", where, errno.EILSEQ) from None
+            if not name:
+                return found
+            if name not in {".", ".."}:
+                found.append((name, status))
 
     def _plain(self, url: str, name: str, where: str = "destination") -> str:
         """What is meant by a listed name: most WebDAV servers escape them, XRootD does not."""

@@ -164,6 +164,17 @@ async def test_each_step_may_run_twice(grid):
     assert grid.delivered() == ["005", "tree"]
 
 
+async def test_leftovers_beside_names_of_others(grid):
+    """What cannot be read of a folder's names is somebody else's: ours are found and removed all the same."""
+    grid.put("005", b"data")
+    (grid.deliveries / "bob").mkdir(parents=True)
+    (grid.deliveries / "bob" / os.fsdecode(b"caf\xe9")).write_bytes(b"")
+    await grid.mover.copy(grid.order(to="bob"), await grid.archive.locate("005"), grid.moved.append)
+    assert len(grid.delivered("bob")) == 2
+    await grid.mover.discard(grid.order(to="bob"))
+    assert [os.fsencode(each) for each in grid.delivered("bob")] == [b"caf\xe9"]
+
+
 async def test_foreign_files_are_not_taken_for_ours(grid):
     """The temporary copy has gone, and what has its name is of the same size, but another."""
     grid.put("005", b"data")
