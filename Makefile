@@ -8,7 +8,7 @@ REPORTS = build/reports
 PYTHONS = python3 python3.14 python3.13 python3.12 python3.11
 
 # What a suite may take; one that takes longer has failed.
-BUDGET_unit = 6m
+BUDGET_unit = 8m
 BUDGET_contracts = 6m
 BUDGET_engines = 6m
 BUDGET_whole = 12m

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from datahub.carts.model import Status
 from tests.carts.test_fetching import Remote, copies, far, make, remote
 from tests.carts.yard import Yard
@@ -23,22 +25,24 @@ async def test_a_copy_that_was_lost_is_fetched_again(far: Yard, remote: Remote) 
         assert len(copies(far)) == 1
 
 
-async def test_what_waits_for_room_for_ever_does_not(far: Yard, remote: Remote) -> None:
+async def test_what_waits_for_room_for_ever_does_not(tmp_path: Path, remote: Remote) -> None:
     """Two carts that each hold what the other one needs: one ends with the reason, and the other one goes on."""
+    yard = Yard(tmp_path, remote, space=1000, evict_after=60.0, staging_timeout=120.0)
     sizes = {"a1": 400, "b1": 400, "a2": 50, "b2": 50}
     remote.files |= {name: bytes(size) for name, size in sizes.items()}
     remote.on_tape |= {"a2", "b2"}
     for cart in "ab":
-        await far.post(cart, {"1": f"{cart}1", "2": f"{cart}2"})
-    far.pass_time(10)
-    assert [far.cart(cart).staged_files for cart in "ab"] == [1, 1]
+        await yard.post(cart, {"1": f"{cart}1", "2": f"{cart}2"})
+    yard.pass_time(10)
+    assert [yard.cart(cart).staged_files for cart in "ab"] == [1, 1]
     remote.files |= {"a2": bytes(300), "b2": bytes(300)}
     remote.on_tape.clear()
-    far.pass_time(3 * 7200)
-    first, second = sorted(map(far.cart, "ab"), key=lambda each: each.status)
+    yard.pass_time(400)
+    first, second = sorted(map(yard.cart, "ab"), key=lambda each: each.status)
     assert first.status is Status.ERROR
-    assert "No Space Available: the cart has waited 2 h" in (first.error or "")
+    assert "No Space Available: the cart has waited 2 min" in (first.error or "")
     assert second.status in (Status.ERROR, Status.READY)
+    yard.end()
 
 
 async def test_room_that_is_only_to_be_swept(far: Yard, remote: Remote) -> None:
