@@ -74,7 +74,7 @@ def build_on(house: House, source: Pins | Remote) -> Capability:
     pipeline = Pipeline(store, fetcher, house.disk, limits, clock, house.floor.owner)
     keep = milliseconds(section.keep)
     rules = _rules(section, keep, shared="carts" in house.config.auth.shared)
-    layouts = Layouts(store, house.serve)
+    layouts = Layouts(store, house.serve, house.reactor)
     verbs = Carts(house.floor, house.feed, house.serve, layouts, downloads, house.reserve.admit, rules)
     tidy = Housekeeping(store, downloads, clock, milliseconds(section.expire), keep)
     return Capability(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Final
+
+from twisted.logger import Logger
 
 from datahub.carts.model import Cart, CartFile
 from datahub.carts.reading import Reading, close_all, content
@@ -19,6 +22,8 @@ from datahub.web.disposition import disposition
 from datahub.web.ranges import Span, Unsatisfiable, matches, span
 from datahub.web.request import HubRequest
 from datahub.web.sending import Piece, SourceChanged, send_pieces
+
+log = Logger()
 
 __all__ = ["GUARDS", "default_name", "give_member", "give_tar"]
 
@@ -90,6 +95,16 @@ def _part(call: Call, tag: str, size: int, headers: dict[str, str]) -> Span | No
     return part
 
 
+@contextmanager
+def _telling(cart: Cart) -> Iterator[None]:
+    """Tell the operator why a download was broken off: its caller may have got a part, and sees no reason."""
+    try:
+        yield
+    except SourceChanged as error:
+        log.warn("a download of cart {uid} is broken off: {error}", uid=cart.uid, error=str(error))
+        raise
+
+
 @dataclass(frozen=True, slots=True)
 class _Sending:
     """Writes a part of a tar to a request."""
@@ -102,7 +117,7 @@ class _Sending:
     async def __call__(self, request: HubRequest) -> None:
         carts = self.carts
         reading = Reading(self.cart, self.layout, self.part.first, self.part.end)
-        with carts.downloads.under_way(self.cart, request.abort):
+        with carts.downloads.under_way(self.cart, request.abort), _telling(self.cart):
             await send_pieces(request, reading.batches(carts.store, carts.pool), carts.pool)
 
 
@@ -116,7 +131,7 @@ class _SendingMember:
     part: Span
 
     async def __call__(self, request: HubRequest) -> None:
-        with self.carts.downloads.under_way(self.cart, request.abort):
+        with self.carts.downloads.under_way(self.cart, request.abort), _telling(self.cart):
             await send_pieces(request, self._batches(), self.carts.pool)
 
     async def _batches(self) -> AsyncGenerator[list[Piece], None]:

@@ -171,7 +171,7 @@ def read_order(document: Mapping[str, Any], check_name: Any, *, any_hashsum: boo
             'fileids must be a list of at least one file: {"fileids": [{"id": "foo.txt", "path": "1/foo.txt"}]}',
             field="fileids",
         )
-    partial = document.get("partial", False)
+    partial = False if document.get("partial") is None else document["partial"]
     if not isinstance(partial, bool):
         raise InvalidRequest(f"partial is {_shown(partial)}; it must be true or false", field="partial")
     wishes = _sorted([_wish(_entry(each), index, check_name, any_hashsum) for index, each in enumerate(given)])

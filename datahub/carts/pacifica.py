@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -26,7 +26,9 @@ SOON: Final = "1"
 
 
 class Named(msgspec.Struct, frozen=True):
-    """What the tar is to be called; its files are in a folder of that name without ".tar"."""
+    """What the tar is to be called; its files are in a folder of that name without ".tar". Cartd ignored the rest."""
+
+    takes_more: ClassVar[bool] = True
 
     filename: str = ""
 

@@ -9,11 +9,14 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from functools import partial
 from typing import Final
 
+from twisted.internet.interfaces import IReactorTime
+
 from datahub.archive import Facts
 from datahub.carts import tables
 from datahub.carts.model import STAGED, Cart, CartFile
 from datahub.carts.tar import Layout, header, padding
 from datahub.files import held
+from datahub.kit.sharing import Shared
 from datahub.kit.threads import Pool, taking
 from datahub.store import Store
 from datahub.web.sending import FilePart, Piece, SourceChanged
@@ -37,9 +40,11 @@ ROOM: Final = 64 * 1024 * 1024
 class Layouts:
     """The layouts that were asked for lately: they cost a look at each file's row."""
 
-    def __init__(self, store: Store, pool: Pool) -> None:
+    def __init__(self, store: Store, pool: Pool, clock: IReactorTime) -> None:
         self._store = store
         self._pool = pool
+        self._clock = clock
+        self._making: dict[tuple[str, str], Shared[Layout]] = {}
         self._kept: OrderedDict[tuple[str, str], Layout] = OrderedDict()
         self._taken = 0
 
@@ -47,12 +52,21 @@ class Layouts:
         """The layout of a cart that is ready, with all files in the folder ``top``."""
         key = cart.identity or "", top
         found = self._kept.get(key)
-        if found is None:
-            found = await self._made(cart, top)
-            self._keep(key, found)
-        else:
+        if found is not None:
             self._kept.move_to_end(key)
-        return found
+            return found
+        # One is made for all who ask meanwhile: each would cost as much.
+        making = self._making.setdefault(key, Shared(partial(self._make, cart, top, key), 0, self._clock))
+        try:
+            return await making.get()
+        finally:
+            if not making.running and self._making.get(key) is making:
+                del self._making[key]
+
+    async def _make(self, cart: Cart, top: str, key: tuple[str, str]) -> Layout:
+        made = await self._made(cart, top)
+        self._keep(key, made)
+        return made
 
     def _keep(self, key: tuple[str, str], layout: Layout) -> None:
         if key in self._kept:

@@ -170,6 +170,8 @@ def _fields(shape: type[msgspec.Struct]) -> tuple[FieldInfo, ...]:
 
 
 def _refuse_unknown(shape: type[msgspec.Struct], document: Mapping[str, Any]) -> None:
+    if getattr(shape, "takes_more", False):
+        return
     known = [field.encode_name for field in _fields(shape)]
     for name in document:
         if name not in known:

@@ -34,7 +34,7 @@ __all__ = [
 
 F = TypeVar("F", bound=Filter)
 LARGEST_PAGE = 1000
-LONGEST_WAIT = 300.0
+LONGEST_WAIT = 600.0
 
 
 class ListQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -203,7 +203,12 @@ class HubRequest(Request):
             self.code = answer.status
             self.abort()
             return b""
-        return self.prepare(answer)
+        body = self.prepare(answer)
+        if self.method == b"HEAD":
+            # Who sends it by `curl -X HEAD`, as Cartd's README does, waits for as many bytes as are told of.
+            self.responseHeaders.removeHeader("Content-Length")
+            self.close_afterwards()
+        return body
 
     def abort(self) -> None:
         """Close the connection at once, in a way the caller notices."""

@@ -13,7 +13,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from traceback import clear_frames
 from typing import Any, Final
@@ -71,16 +71,20 @@ Piece = bytes | FilePart
 async def send_pieces(request: HubRequest, batches: AsyncGenerator[list[Piece], None], pool: Pool) -> None:
     """Send all pieces in order as the body of an answer whose length is known; files are closed as they are sent.
 
-    Raises `SourceChanged` for a file that has changed, before its last byte is sent.
+    Raises `SourceChanged` for a file that has changed, before its last byte is sent; for one of the first batch before
+    anything of the answer is.
     """
     transport: Any = getattr(request.channel, "transport", None)
     # A wrapped connection (TLS) has no socket of its own to send to, and a chunked body has bytes in between.
     plain = type(transport) is Server and request.clientproto == b"HTTP/1.1" and not request.chunked
     sender = _KernelSender(request, pool) if plain else _ThreadSender(request, pool)
     watch = _Watch(request, sender)
+    first: list[Piece] = []
     try:
         async with aclosing(batches):
-            await sender.run(batches)
+            with suppress(StopAsyncIteration):
+                first = await anext(batches)
+            await sender.run(_again(first, batches))
     except BaseException as error:
         # Twisted's failures stay in a circle until everything is collected, and with them what these frames hold.
         clear_frames(error.__traceback__)
@@ -88,6 +92,14 @@ async def send_pieces(request: HubRequest, batches: AsyncGenerator[list[Piece], 
     finally:
         watch.stop()
         sender.close()
+        _close(first)
+
+
+async def _again(first: list[Piece], others: AsyncGenerator[list[Piece], None]) -> AsyncGenerator[list[Piece], None]:
+    """All batches, of which one has been made already."""
+    yield first
+    async for each in others:
+        yield each
 
 
 class _KernelSender:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 
 import pytest
+from twisted.internet.defer import CancelledError, Deferred
 
+from datahub.carts.reading import Layouts
+from datahub.kit.aio import start
 from tests.carts.yard import Yard
 
 
@@ -27,6 +30,41 @@ async def test_digests_that_no_file_has(tmp_path, yard, digits):
     assert hashlib.md5(b"1").hexdigest() in message
     assert (await old.post("long", [entry | {"hashsum": "0" * 129}])).status == 400
     old.end()
+
+
+async def test_what_cartd_did_not_look_at(yard):
+    """Further parameters of the tar, and a field that is null, are no fault."""
+    yard.put("a", b"1")
+    assert (await yard.post("abc", {"x/a": "a"}, partial=None)).status == 201
+    yard.work()
+    assert (await yard.client.ask("GET", "/abc?filename=t.tar&foo=bar")).status == 200
+    assert (await yard.post("def", {"x/a": "a"}, partial=0)).status == 400
+    assert (await yard.client.ask("GET", "/carts/abc?foo=bar")).status == 400
+
+
+async def test_one_layout_for_all_who_ask(yard, monkeypatch):
+    """It costs a look at every file: who asks while it is made waits for it, and one who leaves ends it for nobody."""
+    await yard.make("abc", {"a": b"1"})
+    made, gate = [], Deferred()
+    real = Layouts._made
+
+    async def counted(self, cart, top):
+        made.append(top)
+        await gate
+        return await real(self, cart, top)
+
+    monkeypatch.setattr(Layouts, "_made", counted)
+    layouts = yard.verbs._layouts
+    asking = [start(layouts.of(yard.cart("abc"), "t")) for _ in range(5)]
+    asking[0].addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    gate.callback(None)
+    yard.clock.advance(0)
+    yard.clock.advance(0)
+    yard.clock.advance(0)
+    yard.clock.advance(0)
+    assert len({id(await each) for each in asking[1:]}) == 1
+    assert made == ["t"]
+    assert layouts._making == {}
 
 
 async def test_what_is_gone(yard):

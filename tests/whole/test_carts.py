@@ -103,6 +103,8 @@ def test_the_lines_of_the_readme(site: Site, hub: Daemon, tmp_path: Path) -> Non
     assert "Deleted" in run(*curl, "-X", "DELETE", url, folder=tmp_path).stdout
     gone = run(*curl, "-i", "-X", "HEAD", url, folder=tmp_path)
     assert (gone.returncode, gone.stdout.splitlines()[0]) == (0, "HTTP/1.1 404 Not Found")
+    stranger = run(*curl, "-i", "-X", "HEAD", "-H", "Authorization: Bearer bad", url, folder=tmp_path)
+    assert (stranger.returncode, stranger.stdout.splitlines()[0]) == (0, "HTTP/1.1 401 Unauthorized")
     # Nobody has a copy of anything.
     assert not (site.folder / "state" / "hub1" / "carts").exists()
 
@@ -174,6 +176,16 @@ def test_a_source_that_changes_while_it_is_sent(site: Site, hub: Daemon) -> None
             while data := line.recv(1 << 20):
                 count += len(data)
     assert count < length
+
+
+def test_a_source_that_has_changed(site: Site, hub: Daemon) -> None:
+    """Is told of before anything is sent: by a status and a reason; and to the operator in the log."""
+    make(hub, "old")
+    (site.archive / "catalogue.fits").write_bytes(b"other")
+    answer = hub.call("GET", "/carts/old/old.tar")
+    assert (answer.status, answer.headers["X-Datahub-Error"]) == (409, "cart.changed")
+    assert "has changed in the archive since the cart was made" in answer.text
+    until(lambda: "a download of cart old is broken off" in hub.log, "a line in the log")
 
 
 def test_killed_while_staging(site: Site, tmp_path: Path) -> None:
