@@ -65,6 +65,24 @@ async def test_a_file_arrives(grid):
     assert not delivery.is_directory
 
 
+@pytest.mark.slow
+async def test_more_than_two_gib_arrive(grid):
+    """A size that needs more than 31 bits, verified and told of in all its digits."""
+    size = 2**31 + 12_345
+    with grid.put("005").open("r+b") as file:
+        file.truncate(size)
+        file.seek(size - 4)
+        file.write(b"end.")
+    delivery = await grid.deliver("005")
+    there = grid.deliveries / "alice" / "005"
+    assert (there.stat().st_size, delivery.size, sum(grid.moved)) == (size, size, size)
+    with there.open("rb") as file:
+        assert file.read(4) == b"data"
+        file.seek(size - 4)
+        assert file.read() == b"end."
+    there.unlink()
+
+
 @pytest.mark.parametrize("files", [0, 40])
 async def test_a_tree_arrives(grid, files):
     """With all its names and empty folders: few files one by one, many in bulk."""
