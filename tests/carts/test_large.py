@@ -78,7 +78,7 @@ async def test_any_part_of_a_very_large_cart(yard):
     def parts(near: int, before: int, size: int) -> None:
         first = min(max(0, near - before), length - 1)
         end = min(first + size, length)
-        done = []
+        done: list[object] = []
 
         async def ask() -> None:
             answer = await yard.client.ask("GET", "/carts/abc/t.tar", headers={"Range": f"bytes={first}-{end - 1}"})
