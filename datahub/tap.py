@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_NOFILE, getrlimit, setrlimit
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn
 
@@ -27,6 +28,9 @@ from datahub.kit.logs import LogObserver, bridge, open_sink
 __all__ = ["Options", "describe", "makeService", "refuse"]
 
 log = Logger()
+
+FILES = 65_536
+"""Descriptors; as many as the unit files ask for."""
 
 
 class Options(UsageOptions):
@@ -64,11 +68,20 @@ def makeService(options: Options) -> IService:
 
     from datahub.hub import make_hub
 
+    _allow_files()
     daemon = options.parent is not None and not options.parent["nodaemon"]
     _tell_failed_start(reactor, daemon)
     for warning in options.configuration.warnings():
         log.warn("{warning}", warning=warning)
     return make_hub(options.configuration, reactor)
+
+
+def _allow_files() -> None:
+    """Let many files and connections be open: at a prompt 1,024 are, and 200 downloads want more."""
+    soft, hard = getrlimit(RLIMIT_NOFILE)
+    wanted = FILES if hard == RLIM_INFINITY else min(FILES, hard)
+    if soft != RLIM_INFINITY and soft < wanted:
+        setrlimit(RLIMIT_NOFILE, (wanted, hard))
 
 
 def describe(error: StartError) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import types
 from pathlib import Path
+from resource import RLIM_INFINITY
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import ILogObserver
 
 import datahub
+from datahub import tap
 from datahub.config import Config, ConfigError
 from datahub.errors import StartError
 from datahub.tap import Options, describe, makeService, refuse
@@ -269,3 +271,13 @@ def test_each_problem_of_a_configuration_names_the_file() -> None:
     """So that who has several knows which."""
     error = ConfigError(Path("/etc/x.toml"), ["a: wrong", "b: wrong"])
     assert describe(error) == "datahub: /etc/x.toml: a: wrong\ndatahub: /etc/x.toml: b: wrong"
+
+
+def test_many_files_may_be_open(monkeypatch):
+    """As many as the unit files ask for, whoever starts the daemon; never fewer than there were."""
+    given = []
+    monkeypatch.setattr(tap, "setrlimit", lambda _, limits: given.append(limits))
+    for limits in ((1024, 1_048_576), (1024, 4096), (1024, RLIM_INFINITY), (200_000, 1_048_576), (4096, 4096)):
+        monkeypatch.setattr(tap, "getrlimit", lambda _, limits=limits: limits)
+        tap._allow_files()
+    assert given == [(65_536, 1_048_576), (4096, 4096), (65_536, RLIM_INFINITY)]

@@ -305,6 +305,8 @@ def _digests_of(files: Sequence[CartFile], stop: Event) -> dict[int, tuple[str |
                 digest = digest_of(opened, "sha256", stop)
                 require_unchanged(opened, each.path, _facts(each))
             found[each.number] = digest, None
+        except Unavailable as error:
+            raise PassingFault(str(error)) from error
         except (DatahubError, OSError) as error:
             found[each.number] = None, one_line(error)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections import OrderedDict
@@ -15,6 +16,7 @@ from datahub.archive import Facts
 from datahub.carts import tables
 from datahub.carts.model import STAGED, Cart, CartFile
 from datahub.carts.tar import Layout, header, padding
+from datahub.errors import Unavailable
 from datahub.files import held
 from datahub.kit.sharing import Shared
 from datahub.kit.threads import Pool, taking
@@ -30,6 +32,7 @@ AHEAD: Final = 2 * 1024 * 1024
 """Bytes of the tar for which rows are read at once, unless that were fewer or more of them."""
 SMALL: Final = 64 * 1024
 """Files up to here are read with their headers, together with their neighbours."""
+PASSING: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 GATHERED: Final = 512 * 1024
 OPEN: Final = 6
 """Larger files that are open at once for one download, twice."""
@@ -57,14 +60,14 @@ class Layouts:
             return found
         # One is made for all who ask meanwhile: each would cost as much.
         making = self._making.setdefault(key, Shared(partial(self._make, cart, top, key), 0, self._clock))
-        try:
-            return await making.get()
-        finally:
-            if not making.running and self._making.get(key) is making:
-                del self._making[key]
+        return await making.get()
 
     async def _make(self, cart: Cart, top: str, key: tuple[str, str]) -> Layout:
-        made = await self._made(cart, top)
+        try:
+            made = await self._made(cart, top)
+        finally:
+            # Here, as all who asked may have left.
+            del self._making[key]
         self._keep(key, made)
         return made
 
@@ -210,6 +213,7 @@ def _cut(data: bytes, at: int, first: int, end: int) -> bytes:
 def open_file(path: str, facts: Facts) -> int:
     """Open the very file that was taken up, unchanged; raises `SourceChanged`, naming it by its ``path`` in the cart.
 
+    What may pass, such as too many open files, raises `Unavailable`.
     It is looked at before it is opened: what may lie there now (a device, a link to elsewhere) notices nothing.
     """
     try:
@@ -219,6 +223,8 @@ def open_file(path: str, facts: Facts) -> int:
                 raise _changed(path)
             return os.open(f"/proc/self/fd/{pin}", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:
+        if error.errno in PASSING:
+            raise Unavailable(f"{path!r} can't be read now: {error.strerror}") from error
         raise SourceChanged(f"{path!r} can't be read any more: {error.strerror}") from error
 
 

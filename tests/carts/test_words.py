@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
+from datahub.carts.pipeline import STAGE
 from datahub.carts.reading import Layouts
 from datahub.kit.aio import start
 from tests.carts.yard import Yard
@@ -65,6 +67,30 @@ async def test_one_layout_for_all_who_ask(yard, monkeypatch):
     assert len({id(await each) for each in asking[1:]}) == 1
     assert made == ["t"]
     assert layouts._making == {}
+    gate = Deferred()
+    left = start(layouts.of(yard.cart("abc"), "other"))
+    left.addErrback(lambda failure: failure.trap(CancelledError)).cancel()
+    gate.callback(None)
+    assert layouts._making == {}, "also if all who asked have left"
+
+
+async def test_too_many_open_files(yard, monkeypatch):
+    """Will pass: it is no change of the file, no digest is given up for it, and who asks is to come again."""
+    yard.put("a", b"1")
+    await yard.post("abc", {"a": "a"})
+    yard.look(STAGE)
+
+    def refused(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("datahub.carts.reading.os.open", refused)
+        yard.work()
+        assert (await yard.client.ask("GET", "/carts/abc/abc.tar")).status == 503
+    assert (await yard.client.ask("GET", "/carts/abc/manifest")).status == 503
+    yard.pass_time(60)
+    assert (await yard.client.ask("GET", "/carts/abc/manifest")).status == 200
+    assert (await yard.client.ask("GET", "/carts/abc/abc.tar")).status == 200
 
 
 async def test_what_is_gone(yard):
