@@ -164,10 +164,6 @@ class App(Klein):
                 raise ValueError(f"a path must begin with a fixed part, not with {segment!r}")
             yield segment
 
-    def takes(self, method: str, path: str) -> bool:
-        """Whether one of the operations is declared for just ``method`` and ``path``."""
-        return any(method in each.methods and path == each.path for each in self.operations.values())
-
     def answer_at_once(self, request: HubRequest, segments: Sequence[str]) -> bytes | None:
         """Answer a GET for the path of ``segments``, if that can be done without waiting."""
         if request.method != b"GET" or len(segments) not in self.shortcuts:

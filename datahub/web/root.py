@@ -46,7 +46,7 @@ class Root(Resource):
         segments = [_text(part) for part in ours.postpath or ()]
         _text(ours.getRequestHostname())
         ours.site.guard.check_host(ours.header("host"))
-        found = self._rest if self._is_made_at_root(ours, segments) else self._resources.get(segments[0], self._rest)
+        found = self._resources.get(segments[0], self._rest)
         if found is None and segments == [""]:
             return _greeting(ours)
         if found is None:
@@ -58,13 +58,6 @@ class Root(Resource):
             raise NotFound(f"there is nothing at {ours.place}")
         answer = app.answer_at_once(ours, segments)
         return resource.render(request) if answer is None else answer
-
-    def _is_made_at_root(self, request: HubRequest, segments: list[str]) -> bool:
-        """Whether somebody tries to make a thing of ``rest`` with a name of ours: it says why that can't be."""
-        if self._rest is None or request.method != b"POST" or len(segments) != 1:
-            return False
-        app, _ = self._resources.get(segments[0], self._rest)
-        return not app.takes("POST", f"/{segments[0]}")
 
 
 def _text(part: bytes) -> str:

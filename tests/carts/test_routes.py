@@ -117,14 +117,6 @@ async def test_a_wrong_uid(yard, uid):
     assert yard.store.names == []
 
 
-async def test_a_uid_that_is_a_name_of_the_hubs_own(yard):
-    """400 that names the rule, though something else answers at that path."""
-    reply = await yard.client.ask("POST", "/carts", data=b'{"fileids": [{"id": "a", "path": "a"}]}')
-    assert (reply.status, reply.headers["x-datahub-error"]) == (400, "cart.reserved")
-    assert "a name of the hub's own" in reply.json["message"]
-    assert (await yard.client.ask("PUT", "/carts", data=b"{}")).status == 405
-
-
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a/../b", "", "a//b", "a\0b", "link", "fifo", "d"])
 async def test_nothing_outside_is_read(yard, name):
     """An id leads nowhere but to a file of the archive: refused at once, or the cart ends in an error."""
