@@ -14,13 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pika
 import pytest
 
 from datahub.files import path_of_url
 from tests.fakes.served import ServedArchive
 from tests.servers import amqp_url
 from tests.whole.daemon import Daemon, until
+from tests.whole.queues import empty_queues
 from tests.whole.site import Site
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
@@ -93,7 +93,6 @@ def check_tar(body: bytes, archive: ServedArchive, *names: str) -> None:
 def two(postgresql_site: Site, tmp_path: Path) -> Iterator[Two]:
     """Two hubs that run, with empty queues; in the end nothing of theirs is left."""
     url = amqp_url()
-    delete_queues(url)
     chance = random.Random(1)
     files = {f"f{n}": chance.randbytes(SIZE) for n in range(45)}
     large = {f"large{n}": chance.randbytes(4 * SIZE) for n in range(20)}
@@ -102,24 +101,17 @@ def two(postgresql_site: Site, tmp_path: Path) -> Iterator[Two]:
     carts = {"path": str(copies), "space": f"{SPACE} B", "evict_after": "0 s", "archive_concurrent": 4}
     sections: dict[str, dict[str, Any]] = {"queue": {"url": url}, "archive": {"url": archive.url}, "carts": carts}
     hubs = [postgresql_site.hub(node, sections) for node in ("a", "b")]
-    for each in hubs:
-        each.spawn()
-    for each in hubs:
-        each.await_ready()
-        until(lambda each=each: each.call("GET", "/health").json["parts"]["queue"] == "ok", "the broker")  # type: ignore[misc]
-    yield Two(postgresql_site, archive, copies, *hubs)
-    for each in hubs:
-        if each.running:
-            each.kill()
-    archive.close()
-    delete_queues(url)
-
-
-def delete_queues(url: str) -> None:
-    connection = pika.BlockingConnection(pika.URLParameters(url))
-    for lane in LANES:
-        connection.channel().queue_delete(f"datahub.{lane}")
-    connection.close()
+    with empty_queues(url, LANES):
+        for each in hubs:
+            each.spawn()
+        for each in hubs:
+            each.await_ready()
+            until(lambda each=each: each.call("GET", "/health").json["parts"]["queue"] == "ok", "the broker")  # type: ignore[misc]
+        yield Two(postgresql_site, archive, copies, *hubs)
+        for each in hubs:
+            if each.running:
+                each.kill()
+        archive.close()
 
 
 def test_one_of_two_is_killed(two: Two) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pika
 import pytest
 
 from tests.servers import amqp_url
 from tests.whole.daemon import SOON, Daemon, crashing, until
+from tests.whole.queues import empty_queues
 from tests.whole.site import BIG, FILE, SLOTS, TREE, Site, overlap
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
@@ -35,19 +35,11 @@ def cluster(postgresql_site: Site) -> Iterator[Cluster]:
     """Give two hubs that are not started yet, and leave no queue on the broker."""
     url = amqp_url()
     sections = {"queue": {"url": url}}
-    _delete_queues(url)
-    yield Cluster(postgresql_site, postgresql_site.hub("a", sections), postgresql_site.hub("b", sections))
-    for daemon in postgresql_site.daemons:
-        if daemon.running:
-            daemon.kill()
-    _delete_queues(url)
-
-
-def _delete_queues(url: str) -> None:
-    connection = pika.BlockingConnection(pika.URLParameters(url))
-    for lane in LANES:
-        connection.channel().queue_delete(f"datahub.{lane}")
-    connection.close()
+    with empty_queues(url, LANES):
+        yield Cluster(postgresql_site, postgresql_site.hub("a", sections), postgresql_site.hub("b", sections))
+        for daemon in postgresql_site.daemons:
+            if daemon.running:
+                daemon.kill()
 
 
 def owners(site: Site) -> set[Any]:
