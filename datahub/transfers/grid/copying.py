@@ -10,6 +10,7 @@ import shutil
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from operator import itemgetter
@@ -17,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from datahub.transfers.grid.digests import manifest, new_digest
-from datahub.transfers.grid.server import BLOCK, PATIENCE, SLOWEST, WEB, FaultError, Grid, Line
+from datahub.transfers.grid.server import BLOCK, PATIENCE, SLOWEST, WEB, FaultError, Grid, Line, time_for
 
 __all__ = ["Copy", "Order", "names", "refuse_existing"]
 
@@ -175,7 +176,11 @@ class Copy:
                 command += ["-r", "-cd", f"{self._origin('')}/", f"{self._target}/"]
             pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": sys.stderr}
             with subprocess.Popen(command, pass_fds=[names.fileno()], **pipes) as running:
-                self._follow(running.stdout, files)
+                try:
+                    self._follow(running.stdout, files)
+                except FaultError:
+                    running.kill()
+                    raise
         strangers = [path for path, _ in self._grid.walk(self._target) if path not in self._entries]
         if strangers:
             # It came to the product since that was listed, so it is not verified.
@@ -187,8 +192,12 @@ class Copy:
         sizes = [entry["size"] for entry in files.values()]
         patience, rest = PATIENCE + max(sizes) // SLOWEST, iter(sizes)
         size = counted = 0
+        end = time.monotonic() + time_for(sum(sizes), len(sizes))
         self._grid.line.say(patience=patience)
         while data := output.read1(BLOCK):
+            if time.monotonic() > end:
+                text = f"{len(sizes)} files of {sum(sizes)} bytes together are moved too slowly"
+                raise FaultError(text, "transfer", errno.ETIMEDOUT)
             for part in re.split(rb"[\r\n]", data):
                 count = re.match(rb"\s*(\d+) bytes", part)
                 if count:

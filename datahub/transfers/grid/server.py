@@ -20,7 +20,7 @@ try:
 except ImportError:
     gfal2 = None
 
-__all__ = ["BLOCK", "HAS_GFAL2", "PATIENCE", "SLOWEST", "WEB", "FaultError", "Grid", "Line"]
+__all__ = ["BLOCK", "HAS_GFAL2", "PATIENCE", "SLOWEST", "WEB", "FaultError", "Grid", "Line", "time_for"]
 
 T = TypeVar("T")
 
@@ -29,7 +29,8 @@ BLOCK = 1024 * 1024
 PATIENCE = 60  # seconds in which a peer must do something
 BREATH = 5.0  # seconds between two lines that only say that it goes on
 SLOWEST = 5_000_000  # bytes a second: a server that computes a checksum more slowly has failed
-SLOWEST_COPY = 100_000  # bytes a second in all; one that stands still is noticed by its silence
+SLOWEST_COPY = 100_000  # bytes a second in all, so that who drips holds no place for ever
+LEAST_TIME = 3600  # seconds that a copy may take in all, however small it is
 
 MISSING = (errno.ENOENT,)
 THERE = (errno.EEXIST,)
@@ -45,6 +46,11 @@ class FaultError(Exception):
         self.where = where
         self.number = number
         self.kind = kind
+
+
+def time_for(size: int, files: int = 1) -> int:
+    """Seconds in which ``files`` of ``size`` bytes together must have moved; silence is noticed long before."""
+    return max(LEAST_TIME, size // SLOWEST_COPY + files)
 
 
 class Line:
@@ -214,7 +220,7 @@ class Grid:
 
         how = self._context.transfer_parameters()
         how.overwrite, how.create_parent, how.monitor_callback = True, False, tell
-        how.timeout = max(3600, size // SLOWEST_COPY)
+        how.timeout = time_for(size)
         self._at("transfer", self._context.filecopy, how, source, target)
         self.line.say(moved=max(0, size - told))
 
@@ -228,10 +234,12 @@ class Grid:
             if fault.number in MISSING:
                 raise
         file = self._at(where, self._context.file, url, "r")
-        digest = new_digest(algorithm)
+        digest, end = new_digest(algorithm), time.monotonic() + time_for(size)
         while block := self._at(where, file.read_bytes, BLOCK):
             digest.update(block)
             self.line.say(patience=PATIENCE)
+            if time.monotonic() > end:
+                raise FaultError(f"{url} is read too slowly: {size} bytes take too long", where, errno.ETIMEDOUT)
         return str(digest.hexdigest())
 
 
