@@ -7,9 +7,11 @@ file goes, then the row.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +26,7 @@ from sqlalchemy import (
     Integer,
     String,
     Text,
+    Update,
     bindparam,
     delete,
     func,
@@ -36,15 +39,21 @@ from datahub.errors import Superseded
 from datahub.files import path_of_url, url_of_path
 from datahub.kit.threads import Pool
 from datahub.store import Store
-from datahub.store.dialect import insert_if_absent
+from datahub.store.dialect import Direct, insert_if_absent
 from datahub.store.schema import BigId, table
 from datahub.store.settings import setting
 
-__all__ = ["DROPPED", "HELD", "KNOWN", "NEW", "RESERVED", "Cache", "Holding", "holding"]
+__all__ = ["DROPPED", "HELD", "KNOWN", "NEW", "RESERVED", "Cache", "Draft", "Holding", "holding"]
 
 NEW, KNOWN, RESERVED, HELD, DROPPED = "new", "known", "reserved", "held", "dropped"
 SPACE: Final = "carts.space"
 BATCH: Final = 200
+AT_ONCE: Final = 1_000
+FOLDERS: Final = 256
+IN_A_ROW: Final = 64
+"""Files of neighbouring numbers in one folder."""
+PART: Final = ".part"
+NEW_FILE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 holding = table(
     "holding",
@@ -117,17 +126,35 @@ class Holding:
         )
 
 
-_more = update(holding).where(holding.c.name_key == bindparam("its_key")).values(users=holding.c.users + 1)
-_id = select(holding.c.id).where(holding.c.name_key == bindparam("its_key"))
+_among = holding.c.name_key.in_(bindparam("keys", expanding=True))
+_locked = select(holding.c.id, holding.c.name_key).where(_among).order_by(holding.c.name_key).with_for_update()
+_more = Direct(
+    update(holding).where(holding.c.id == bindparam("its_id")).values(users=holding.c.users + bindparam("more"))
+)
 
 
-def use(connection: Connection, name: str) -> int:
-    """Count one more user of a file of the archive: its number; nobody drops it as long as he is counted."""
-    key = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
-    while not connection.execute(_more, {"its_key": key}).rowcount:
-        new = {"name_key": key, "name": name, "state": NEW, "users": 0, "attempts": 0, "due": 0}
-        insert_if_absent(connection, holding, new)
-    return int(connection.execute(_id, {"its_key": key}).scalar_one())
+def use(connection: Connection, names: Sequence[str]) -> dict[str, int]:
+    """Count one more user of files of the archive for each time they are named, and give their numbers.
+
+    Nobody drops them as long as he is counted.
+    """
+    keys = {name: _key(name) for name in names}
+    times = Counter(keys[name] for name in names)
+    numbers: dict[str, int] = {}
+    while lacking := sorted(times.keys() - numbers.keys()):
+        found = connection.execute(_locked, {"keys": lacking}).all()
+        if found:
+            _more.many(connection, [{"its_id": row.id, "more": times[row.name_key]} for row in found])
+            numbers |= {row.name_key: int(row.id) for row in found}
+        for name, key in keys.items():
+            if key not in numbers:
+                new = {"name_key": key, "name": name, "state": NEW, "users": 0, "attempts": 0, "due": 0}
+                insert_if_absent(connection, holding, new)
+    return {name: numbers[key] for name, key in keys.items()}
+
+
+def _key(name: str) -> str:
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def let_go(connection: Connection, users: Iterable[tuple[int, int]]) -> None:
@@ -140,6 +167,13 @@ def let_go(connection: Connection, users: Iterable[tuple[int, int]]) -> None:
     unused = (holding.c.id == bindparam("its_id"), holding.c.users <= 0)
     drop = update(holding).where(*unused).values(state=DROPPED, name_key=None, owner=None)
     connection.execute(drop, [{"its_id": each["its_id"]} for each in rows])
+
+
+_reserve = (
+    update(holding)
+    .where(holding.c.id.in_(bindparam("numbers", expanding=True)), holding.c.state == KNOWN)
+    .values(state=RESERVED)
+)
 
 
 def lock_space(connection: Connection) -> None:
@@ -162,9 +196,21 @@ def kept(connection: Connection) -> int:
 
 def change(connection: Connection, known: Holding, claimant: str, **values: Any) -> None:
     """Write down what is new of a file that ``claimant`` sees to; raises `Superseded` if he does so no more."""
-    mine = (holding.c.id == known.id, holding.c.state == known.state, holding.c.owner == claimant)
-    if connection.execute(update(holding).where(*mine).values(**values)).rowcount != 1:
+    mine = {"its_id": known.id, "its_state": known.state, "its_owner": claimant}
+    new = {f"new_{name}": value for name, value in values.items()}
+    if connection.execute(_change_of(tuple(values)), {**mine, **new}).rowcount != 1:
         raise Superseded(f"{known.name!r} is not seen to here any more")
+
+
+@functools.cache
+def _change_of(names: tuple[str, ...]) -> Update:
+    """The statement, built once for each set of columns."""
+    mine = (
+        holding.c.id == bindparam("its_id"),
+        holding.c.state == bindparam("its_state"),
+        holding.c.owner == bindparam("its_owner"),
+    )
+    return update(holding).where(*mine).values({name: bindparam(f"new_{name}") for name in names})
 
 
 def lose(connection: Connection, known: Holding) -> None:
@@ -184,9 +230,8 @@ def is_kept(connection: Connection, number: int, place: str) -> bool:
 
 def reserve(connection: Connection, numbers: Sequence[int]) -> None:
     """Promise room to files whose sizes are known."""
-    mine = update(holding).where(holding.c.id == bindparam("its_id"), holding.c.state == KNOWN)
-    if numbers:
-        connection.execute(mine.values(state=RESERVED), [{"its_id": each} for each in numbers])
+    for first in range(0, len(numbers), AT_ONCE):
+        connection.execute(_reserve, {"numbers": numbers[first : first + AT_ONCE]})
 
 
 def told(facts: Facts) -> dict[str, Any]:
@@ -199,6 +244,20 @@ def told(facts: Facts) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A copy under way: the number of its file, the open temporary file, and where that is."""
+
+    number: int
+    opened: int
+    path: Path
+
+    @property
+    def final(self) -> Path:
+        """Where it lies once it is complete."""
+        return self.path.with_suffix("")
+
+
 class Cache:
     """The folder of the copies; ``space`` is how many bytes they may take together."""
 
@@ -209,41 +268,58 @@ class Cache:
         self.space = space
 
     def _folder_of(self, number: int) -> Path:
-        return self._folder / f"{number % 256:02x}"
+        # Neighbours lie together: who keeps many at once makes few folders durable.
+        return self._folder / f"{number // IN_A_ROW % FOLDERS:02x}"
 
-    def begin(self, number: int, label: str) -> tuple[int, Path]:
-        """Open a new temporary file for a copy, of this attempt alone; blocking. Older attempts' are removed."""
-        folder = self._folder_of(number)
-        folder.mkdir(mode=0o750, parents=True, exist_ok=True)
-        for old in folder.glob(f"{number}.*.part"):
-            old.unlink(missing_ok=True)
-        path = folder / f"{number}.{label}.part"
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o640), path
-
-    def finish(self, opened: int, path: Path, mtime_ns: int) -> Facts:
-        """Give a complete copy its name, durably; blocking. No other attempt has that name: what is kept stays."""
-        os.utime(opened, ns=(mtime_ns, mtime_ns))
-        os.fsync(opened)
-        final = path.with_suffix("")
-        path.rename(final)
-        folder = os.open(final.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def begin(self, numbers: Sequence[int], label: str) -> list[Draft]:
+        """Open new temporary files for copies, of this attempt alone; blocking. Older attempts' are removed."""
+        drafts: list[Draft] = []
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-        found = os.fstat(opened)
-        return Facts.of(str(final), found)
+            for folder, mine in self._by_folder(numbers).items():
+                folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+                _unlink(each for each in _copies(folder, mine) if each.suffix == PART)
+            for number in numbers:
+                path = self._folder_of(number) / f"{number}.{label}{PART}"
+                drafts.append(Draft(number, os.open(path, NEW_FILE, 0o640), path))
+        except BaseException:
+            self.let_go(drafts)
+            raise
+        return drafts
 
-    def discard(self, opened: int, path: Path) -> None:
-        """Let go of a temporary file; blocking."""
-        os.close(opened)
-        path.unlink(missing_ok=True)
+    def finish(self, drafts: Mapping[Draft, int]) -> list[Facts]:
+        """Give complete copies their times (ns) and names, durably; blocking.
 
-    def tidy(self, number: int, place: str) -> None:
-        """Remove what other attempts have left of a file of which the copy at ``place`` is kept; blocking."""
-        for old in self._folder_of(number).glob(f"{number}.*"):
-            if str(old) != place:
-                old.unlink(missing_ok=True)
+        No other attempt has such a name: what is kept stays.
+        """
+        for draft, mtime_ns in drafts.items():
+            os.utime(draft.opened, ns=(mtime_ns, mtime_ns))
+            os.fsync(draft.opened)
+        for draft in drafts:
+            draft.path.rename(draft.final)
+        for folder in {draft.final.parent for draft in drafts}:
+            _make_durable(folder)
+        return [Facts.of(str(draft.final), os.fstat(draft.opened)) for draft in drafts]
+
+    def let_go(self, drafts: Sequence[Draft]) -> None:
+        """Close temporary files, and remove those that were not finished; blocking."""
+        for draft in drafts:
+            os.close(draft.opened)
+            draft.path.unlink(missing_ok=True)
+
+    def tidy(self, kept: Mapping[int, str]) -> None:
+        """Remove what other attempts have left of files, by number, of which the copies at these places are kept.
+
+        Blocking.
+        """
+        places = set(kept.values())
+        for folder, mine in self._by_folder(kept).items():
+            _unlink(each for each in _copies(folder, mine) if str(each) not in places)
+
+    def _by_folder(self, numbers: Iterable[int]) -> dict[Path, set[int]]:
+        found: dict[Path, set[int]] = {}
+        for number in numbers:
+            found.setdefault(self._folder_of(number), set()).add(number)
+        return found
 
     async def disown(self, number: int, place: str) -> None:
         """Remove the copy at ``place``, which came too late, unless it is the one that is kept."""
@@ -257,10 +333,30 @@ class Cache:
             await self._store.run("forget dropped files", partial(_forget, numbers=numbers))
 
     def _remove(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
-            folder = self._folder_of(number)
-            for each in (folder / str(number), *folder.glob(f"{number}.*")):
-                each.unlink(missing_ok=True)
+        for folder, mine in self._by_folder(numbers).items():
+            _unlink(_copies(folder, mine))
+
+
+def _copies(folder: Path, numbers: Collection[int]) -> list[Path]:
+    """The copies of these files, and what attempts have left of them."""
+    mine = {str(number) for number in numbers}
+    try:
+        return [each for each in folder.iterdir() if each.name.partition(".")[0] in mine]
+    except FileNotFoundError:
+        return []
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for each in paths:
+        each.unlink(missing_ok=True)
+
+
+def _make_durable(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _dropped(connection: Connection) -> list[int]:

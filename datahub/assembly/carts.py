@@ -11,8 +11,9 @@ from datahub.archive.cache import Cache
 from datahub.archive.local import LocalArchive
 from datahub.archive.pacifica import PacificaArchive
 from datahub.assembly import PACIFICA, Capability, Chore, House, milliseconds
+from datahub.carts.copying import Remote, RemoteLimits
 from datahub.carts.downloads import RENEW, Downloads
-from datahub.carts.fetching import FETCH, Fetcher, Remote, RemoteLimits
+from datahub.carts.fetching import FETCH, Fetcher
 from datahub.carts.housekeeping import Housekeeping
 from datahub.carts.pacifica import CartdRoutes
 from datahub.carts.pipeline import DIGEST, STAGE, Limits, Pins, Pipeline

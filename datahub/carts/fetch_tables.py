@@ -12,6 +12,7 @@ from datahub.archive.cache import KNOWN, Holding, holding
 from datahub.carts import tables
 from datahub.carts.model import FAILED, Cart, CartFile, Status
 from datahub.carts.tables import cart, cart_file
+from datahub.store.dialect import Direct
 from datahub.work.tables import hub
 
 __all__ = [
@@ -30,18 +31,59 @@ __all__ = [
 ]
 
 _waiting = cart_file.c.status == "waiting"
-_bound = update(cart_file).where(
-    cart_file.c.cart == bindparam("its_cart"), cart_file.c.number == bindparam("its_number")
+_bind = Direct(
+    update(cart_file)
+    .where(cart_file.c.cart == bindparam("its_cart"), cart_file.c.number == bindparam("its_number"))
+    .values(holding=bindparam("its_holding"))
 )
+_free = and_(
+    or_(holding.c.owner.is_(None), holding.c.owner.not_in(bindparam("alive", expanding=True))),
+    holding.c.id.not_in(bindparam("in_hand", expanding=True)),
+)
+_take = (
+    update(holding)
+    .where(holding.c.id == bindparam("its_id"), holding.c.state == bindparam("its_state"), _free)
+    .values(owner=bindparam("its_owner"))
+)
+_both = cart_file.join(holding, holding.c.id == cart_file.c.holding)
+_users = (
+    select(cart_file)
+    .where(cart_file.c.cart == bindparam("its_cart"), _waiting)
+    .where(cart_file.c.holding.in_(bindparam("kept", expanding=True)))
+    .order_by(cart_file.c.number)
+)
+_waits_here = (
+    select(cart_file)
+    .select_from(_both)
+    .where(
+        cart_file.c.cart == bindparam("its_cart"),
+        cart_file.c.number >= bindparam("first"),
+        _waiting,
+        holding.c.state == cache.HELD,
+    )
+    .order_by(cart_file.c.number)
+    .limit(bindparam("count"))
+)
+
+
+_these = select(holding).where(holding.c.id.in_(bindparam("kept", expanding=True)), holding.c.state == cache.HELD)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A file to be asked for or fetched, the digests that a cart says it has, and its paths there."""
+    """A file of the archive to be asked for or fetched, and the files of a cart that it is to become.
+
+    ``position`` is where it was found among these.
+    """
 
     holding: Holding
-    hashes: tuple[tuple[str, str], ...]
-    paths: tuple[str, ...]
+    users: tuple[CartFile, ...]
+    position: int
+
+    @property
+    def hashes(self) -> list[tuple[str, str]]:
+        """The digests that the cart says it has."""
+        return [(each.hashtype, each.hashsum) for each in self.users if each.hashtype and each.hashsum]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +102,10 @@ class Group:
 
 def bind(connection: Connection, number: str, files: Sequence[CartFile]) -> None:
     """Make a cart a user of the archive files it names."""
-    for each in files:
-        kept = cache.use(connection, each.name)
-        connection.execute(_bound.values(holding=kept), {"its_cart": number, "its_number": each.number})
+    if files:
+        kept = cache.use(connection, [each.name for each in files])
+        rows = [{"its_cart": number, "its_number": each.number, "its_holding": kept[each.name]} for each in files]
+        _bind.many(connection, rows)
 
 
 def unbind(connection: Connection, numbers: Sequence[str]) -> None:
@@ -87,23 +130,20 @@ def waiting(connection: Connection, number: str) -> dict[str, Group]:
         func.min(holding.c.staging_since),
         func.min(holding.c.error),
     )
-    joined = cart_file.join(holding, holding.c.id == cart_file.c.holding)
-    wanted = select(*columns).select_from(joined).where(cart_file.c.cart == number, _waiting)
+    wanted = select(*columns).select_from(_both).where(cart_file.c.cart == number, _waiting)
     return {state: Group(*rest) for state, *rest in connection.execute(wanted.group_by(holding.c.state))}
 
 
 def known(connection: Connection, number: str) -> tuple[list[int], int]:
     """What a cart needs room for: numbers, and bytes in all."""
-    joined = cart_file.join(holding, holding.c.id == cart_file.c.holding)
-    wanted = select(holding.c.id, holding.c.size).select_from(joined).distinct()
+    wanted = select(holding.c.id, holding.c.size).select_from(_both).distinct()
     rows = connection.execute(wanted.where(cart_file.c.cart == number, _waiting, holding.c.state == KNOWN)).all()
     return [row.id for row in rows], sum(row.size for row in rows)
 
 
 def whole_size(connection: Connection, number: str) -> int:
     """The bytes of all different files of a cart, as far as they are known."""
-    joined = cart_file.join(holding, holding.c.id == cart_file.c.holding)
-    each = select(holding.c.id, holding.c.size).select_from(joined).distinct().where(cart_file.c.cart == number)
+    each = select(holding.c.id, holding.c.size).select_from(_both).distinct().where(cart_file.c.cart == number)
     # Summed here: what an archive says of its files may be more than a database can count.
     return sum(row.size or 0 for row in connection.execute(each))
 
@@ -117,34 +157,41 @@ def claim(
     count: int,
     most: int,
     in_hand: Collection[int],
+    first: int = 0,
 ) -> list[Job]:
-    """Take files of a cart that are due in ``state``, for the daemon ``owner``; those of dead ones as well.
+    """Take files of a cart, from position ``first`` on, that are due in ``state``, for the daemon ``owner``.
 
-    Of several it takes ``most`` bytes together.
+    Those of dead ones as well. Of several it takes ``most`` bytes together.
 
     So are its own, but for those ``in_hand``: it took them once, and could not say that it came to nothing.
     """
     alive = connection.execute(select(hub.c.owner).where(hub.c.owner != owner)).scalars().all()
-    unowned = or_(holding.c.owner.is_(None), holding.c.owner.not_in(alive))
-    free = and_(unowned, holding.c.id.not_in(in_hand))
-    joined = cart_file.join(holding, holding.c.id == cart_file.c.holding)
-    due = (cart_file.c.cart == number, _waiting, holding.c.state == state, holding.c.due <= now, free)
+    due = (cart_file.c.cart == number, cart_file.c.number >= first, _waiting)
+    free = (holding.c.state == state, holding.c.due <= now, _free)
     # In the order of the cart's files, which their index has: the search ends with the last that is taken.
-    wanted = select(holding).select_from(joined).where(*due).order_by(cart_file.c.number).limit(count)
-    jobs: list[Job] = []
-    for row in connection.execute(wanted).all():
+    wanted = select(holding, cart_file.c.number).select_from(_both)
+    wanted = wanted.where(*due, *free).order_by(cart_file.c.number).limit(count)
+    told = {"alive": alive, "in_hand": list(in_hand)}
+    taken: dict[int, tuple[Holding, int]] = {}
+    for row in connection.execute(wanted, told).all():
+        if row.id in taken:
+            continue
         most -= row.size or 0
-        if jobs and most < 0:
+        if taken and most < 0:
             break
-        mine = (holding.c.id == row.id, holding.c.state == state, free)
-        if connection.execute(update(holding).where(*mine).values(owner=owner)).rowcount:
-            users = select(cart_file.c.hashtype, cart_file.c.hashsum, cart_file.c.path).where(
-                cart_file.c.cart == number, cart_file.c.holding == row.id
-            )
-            told = connection.execute(users).all()
-            hashes = tuple((each.hashtype, each.hashsum) for each in told if each.hashtype)
-            jobs.append(Job(Holding.of(row), hashes, tuple(each.path for each in told)))
-    return jobs
+        if connection.execute(_take, {"its_id": row.id, "its_state": state, "its_owner": owner, **told}).rowcount:
+            taken[row.id] = Holding.of(row), row.number
+    users = _users_of(connection, number, list(taken))
+    return [Job(kept, tuple(users[kept.id]), position) for kept, position in taken.values()]
+
+
+def _users_of(connection: Connection, number: str, kept: Sequence[int]) -> dict[int, list[CartFile]]:
+    """The files of a cart that wait for each of these."""
+    found: dict[int, list[CartFile]] = {each: [] for each in kept}
+    if found:
+        for row in connection.execute(_users, {"its_cart": number, "kept": list(found)}):
+            found[row.holding].append(tables.file_of(row))
+    return found
 
 
 def release(connection: Connection, numbers: Sequence[int], owner: str) -> None:
@@ -152,16 +199,11 @@ def release(connection: Connection, numbers: Sequence[int], owner: str) -> None:
     connection.execute(update(holding).where(holding.c.id.in_(numbers), holding.c.owner == owner).values(owner=None))
 
 
-def adoptable(connection: Connection, number: str, count: int) -> list[tuple[CartFile, Holding]]:
-    """Files of a cart that wait, and that are here already."""
-    files = select(cart_file.c.number, cart_file.c.holding).join(holding, holding.c.id == cart_file.c.holding)
-    wanted = files.where(cart_file.c.cart == number, _waiting, holding.c.state == cache.HELD).limit(count)
-    found = []
-    for row in connection.execute(wanted).all():
-        (file,) = tables.window(connection, number, row.number, 1)
-        kept = connection.execute(select(holding).where(holding.c.id == row.holding)).one()
-        found.append((file, Holding.of(kept)))
-    return found
+def adoptable(connection: Connection, number: str, first: int, count: int) -> list[tuple[CartFile, Holding]]:
+    """Files of a cart, from position ``first`` on, that wait and that are here already."""
+    files = connection.execute(_waits_here, {"its_cart": number, "first": first, "count": count}).all()
+    kept = {row.id: Holding.of(row) for row in connection.execute(_these, {"kept": [row.holding for row in files]})}
+    return [(tables.file_of(row), kept[row.holding]) for row in files if row.holding in kept]
 
 
 def which_wait(connection: Connection, number: str, numbers: Sequence[int]) -> set[int]:

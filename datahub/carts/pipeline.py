@@ -15,7 +15,8 @@ from twisted.logger import Logger
 
 from datahub.archive import Facts
 from datahub.carts import tables
-from datahub.carts.fetching import FETCH, Fetcher, one_line
+from datahub.carts.copying import one_line
+from datahub.carts.fetching import FETCH, Fetcher
 from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Status
 from datahub.carts.reading import open_file, require_unchanged
 from datahub.carts.waits import RETRY, Wait

@@ -49,6 +49,7 @@ __all__ = [
     "count_undigested",
     "expired",
     "failures",
+    "file_of",
     "find",
     "find_by_uid",
     "find_many",
@@ -128,6 +129,7 @@ cart_file = table(
     Column("holding", BigInteger),
     Column("error", Text),
 )
+Index("cart_file_holding", cart_file.c.holding)
 
 _list = Listing(cart, "time_created")
 _one = select(cart).where(cart.c.id == bindparam("number"))
@@ -212,7 +214,7 @@ def find_many(connection: Connection, wanted: Filter) -> list[Cart]:
 def window(connection: Connection, number: str, first: int, count: int) -> list[CartFile]:
     """Up to ``count`` files of a cart from position ``first`` on."""
     rows = connection.execute(_window, {"number": number, "first": first, "count": count})
-    return [_file(row) for row in rows]
+    return [file_of(row) for row in rows]
 
 
 def outline(connection: Connection, number: str, first: int, count: int) -> list[tuple[int, str, int, int]]:
@@ -276,14 +278,14 @@ def undigestable(connection: Connection, number: str) -> CartFile | None:
     failed = (cart_file.c.cart == number, cart_file.c.status == STAGED, cart_file.c.sha256.is_(None))
     wanted = select(cart_file).where(*failed, cart_file.c.error.isnot(None)).order_by(cart_file.c.number).limit(1)
     row = connection.execute(wanted).one_or_none()
-    return None if row is None else _file(row)
+    return None if row is None else file_of(row)
 
 
 def failures(connection: Connection, number: str, limit: int) -> list[CartFile]:
     """The first files of a cart that could not be staged."""
     failed = (cart_file.c.cart == number, cart_file.c.status == FAILED)
     return [
-        _file(row)
+        file_of(row)
         for row in connection.execute(select(cart_file).where(*failed).order_by(cart_file.c.number).limit(limit))
     ]
 
@@ -397,7 +399,8 @@ def _from_row(row: Any) -> Cart:
     return Cart(**values)
 
 
-def _file(row: Any) -> CartFile:
+def file_of(row: Any) -> CartFile:
+    """Read a row."""
     facts = None
     if row.status == STAGED and row.facts is not None:
         device, inode, ctime_ns = map(int, row.facts.split(":"))

@@ -125,7 +125,7 @@ async def test_what_is_kept(store: Store) -> None:
         cache.change(connection, reserved[0].holding, ME, **kept_now)
         with pytest.raises(Superseded):
             cache.change(connection, reserved[0].holding, ME, **kept_now)
-        ((file, kept),) = fetch_tables.adoptable(connection, two, 5)
+        ((file, kept),) = fetch_tables.adoptable(connection, two, 0, 5)
         assert (file.name, kept.facts) == ("a", facts)
         fetch_tables.fail_users(connection, one, jobs[1].holding.id, "no")
         fetch_tables.unbind(connection, [one])
@@ -133,7 +133,7 @@ async def test_what_is_kept(store: Store) -> None:
         fetch_tables.unbind(connection, [two])
         assert cache.kept(connection) == 0
         assert len(cache._dropped(connection)) == 3
-        assert cache.use(connection, "a") not in cache._dropped(connection)
+        assert cache.use(connection, ["a"])["a"] not in cache._dropped(connection)
         cache._forget(connection, cache._dropped(connection))
         assert cache._dropped(connection) == []
         now = tables.find(connection, one)
@@ -149,14 +149,10 @@ async def test_what_is_kept(store: Store) -> None:
 
 async def test_many_make_users_at_once(store: Store) -> None:
     """Each is counted, and there is one row."""
-    numbers = await gather(*(store.run("use", partial(cache.use, name="same")) for _ in range(12)))
-    assert len(set(numbers)) == 1
-    users = await store.read("users", lambda connection: cache.Holding.of(_row(connection)).users)
-    assert users == 12
-
-
-def _row(connection: Connection) -> Any:
-    return connection.execute(cache.holding.select()).one()
+    numbers = await gather(*(store.run("use", partial(cache.use, names=["same", "b", "same"])) for _ in range(12)))
+    assert len({tuple(sorted(each.items())) for each in numbers}) == 1
+    rows = await store.read("users", lambda connection: connection.execute(cache.holding.select()).all())
+    assert {row.name: row.users for row in rows} == {"same": 24, "b": 12}
 
 
 async def test_clocks_of_before(store: Store) -> None:
