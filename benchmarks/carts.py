@@ -5,6 +5,7 @@
 - ``many``: what carts of up to 100,000 files cost, to ready and to the first byte, and how long others wait while such
   a request is read;
 - ``slow``: 200 callers who download at 20 kB/s for two minutes: memory, and how quick the others are served;
+- ``far``: a cart of 10,000 files from the archive interface: how long others wait meanwhile, and memory;
 - ``cartd``: from POST to downloaded, 3 and 1,000 small files, beside Pacifica's Cartd at the same archive interface.
 
 curl, nginx, openssl and GNU tar must be installed; ``cold`` needs root; for Cartd see `pacifica`.
@@ -82,15 +83,18 @@ def ask(port: int, method: str, path: str, body: bytes = b"") -> bytes:
     return told
 
 
-def make(port: int, uid: str, count: int) -> float:
+def make(port: int, uid: str, count: int, patience: float = 100.0) -> float:
     """Ask for a cart of the first ``count`` files, wait until it is ready, and give the seconds that took."""
     body = json.dumps({"fileids": [{"id": f"f{n}", "path": f"{n % 100}/{n}"} for n in range(count)]}).encode()
     begun = time.perf_counter()
     ask(port, "POST", f"/{uid}", body)
-    record = json.loads(ask(port, "GET", f"/carts/{uid}?wait=100s&limit=0"))
-    if record["status"] != "ready":
-        raise SystemExit(str(record))
-    return time.perf_counter() - begun
+    while True:
+        record = json.loads(ask(port, "GET", f"/carts/{uid}?wait=100s&limit=0"))
+        took = time.perf_counter() - begun
+        if record["status"] == "ready":
+            return took
+        if record["status"] == "error" or took > patience:
+            raise SystemExit(str(record))
 
 
 def download(url: str) -> float:
@@ -221,23 +225,26 @@ def held_up(port: int, uid: str, count: int) -> list[float]:
     body = ('{"fileids":[' + ",".join(entry.format(n, n % 100) for n in range(count)) + "]}").encode()
     taken: list[float] = []
     done = threading.Event()
-
-    def look() -> None:
-        connection = HTTPConnection("127.0.0.1", port, timeout=60)
-        while not done.is_set():
-            begun = time.perf_counter()
-            connection.request("GET", "/health")
-            connection.getresponse().read()
-            taken.append(time.perf_counter() - begun)
-            time.sleep(max(0.0, 0.01 - taken[-1]))
-
-    looking = threading.Thread(target=look)
+    looking = threading.Thread(target=lambda: taken.extend(health(port, done)))
     looking.start()
     ask(port, "POST", f"/{uid}", body)
     done.set()
     looking.join()
     ask(port, "GET", f"/carts/{uid}?wait=100s&limit=0")
     return sorted(taken)
+
+
+def health(port: int, over: threading.Event) -> list[float]:
+    """Ask for the hub's health every 10 ms until it is ``over``; how many seconds each answer took."""
+    taken: list[float] = []
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    while not over.is_set():
+        begun = time.perf_counter()
+        connection.request("GET", "/health")
+        connection.getresponse().read()
+        taken.append(time.perf_counter() - begun)
+        time.sleep(max(0.0, PAUSE - taken[-1]))
+    return taken
 
 
 def many(folder: Path) -> None:
@@ -319,6 +326,29 @@ def watch(port: int, seconds: float) -> list[str]:
     return [*(f"{median(each):.1f}, {quantiles(each, n=100)[98]:.1f}" for each in times.values()), spread(speeds, 0)]
 
 
+def far(folder: Path) -> None:
+    """What many files cost that have to be fetched, and how quick others are served meanwhile."""
+    with pacifica(folder / "pacifica") as peer:
+        for number in range(MANY):
+            (peer.files / f"f{number}").write_bytes(b"%d" % number)
+        hub = Hub(folder / "hub", workers=("carts",), more={"archive": {"url": peer.archive}})
+        with hub.running() as process:
+            title(f"a cart of {MANY} files from the archive interface", "seconds", "CPU s")
+            make(hub.port, "first", 3)
+            memory, cpu, over = process.memory(), process.cpu(), threading.Event()
+            taken: list[float] = []
+            looking = threading.Thread(target=lambda: taken.extend(health(hub.port, over)))
+            looking.start()
+            took = make(hub.port, "many", MANY, PATIENCE)
+            over.set()
+            looking.join()
+            show("POST to ready", f"{took:.1f}", f"{process.cpu() - cpu:.1f}")
+            show("the archive's part: its requests, one by one", f"{ask_alone(peer, SMALL) * MANY / SMALL:.1f}")
+            cells = (median(taken), quantiles(taken, n=100)[98], max(taken))
+            show("/health: median, 99 %, longest, ms", *(f"{1000 * each:.1f}" for each in cells))
+            show("memory of the hub, MiB: before, after", f"{memory:.0f}", f"{process.memory():.0f}")
+
+
 def beside_cartd(folder: Path) -> None:
     """From POST to downloaded, of files that neither has seen before."""
     with pacifica(folder / "pacifica") as peer:
@@ -393,7 +423,7 @@ def require_whole(data: bytes, contents: Mapping[str, bytes]) -> None:
             raise SystemExit("the tar has not what the cart was asked for")
 
 
-PARTS = {"nginx": beside_nginx, "cold": cold, "many": many, "slow": slow, "cartd": beside_cartd}
+PARTS = {"nginx": beside_nginx, "cold": cold, "many": many, "slow": slow, "far": far, "cartd": beside_cartd}
 
 
 def main(parts: Sequence[str]) -> None:

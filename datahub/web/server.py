@@ -15,7 +15,7 @@ import msgspec
 from twisted.internet.interfaces import IAddress, ITCPTransport
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, Request
 from twisted.web.resource import IResource
 from twisted.web.server import Site
 
@@ -75,6 +75,17 @@ class HubChannel(HTTPChannel):
         return self._host
 
     _silence: Silence | None = None
+    _sent: int = 0
+
+    def _sent_in_all(self) -> int:
+        """Bytes of the bodies of all answers that were written, be it that they have not left the hub."""
+        under_way: int = sum(request.sentLength for request in self.requests)
+        return self._sent + under_way
+
+    def requestDone(self, request: Request) -> None:  # noqa: N802 - Twisted's name
+        """Count what an answer had that has ended."""
+        self._sent += request.sentLength
+        super().requestDone(request)
 
     def connectionMade(self) -> None:
         """Count in."""
@@ -83,6 +94,7 @@ class HubChannel(HTTPChannel):
             self.site.traffic.deadlines,
             self.site.limits.idle,
             partial(unsent, self.transport),
+            self._sent_in_all,
             idle=self._leave,
             slow=self._give_up,
             stalled=self.abort,

@@ -23,7 +23,9 @@ class Silence:
     """Watches one connection with one deadline, however much goes on there.
 
     ``idle`` calls for its end when no request came for ``limit`` seconds; ``slow`` when one that has begun does not get
-    on, or only by drops; ``stalled`` when nothing of an answer was taken for that long.
+    on, or only by drops; ``stalled`` when nothing of an answer was taken for that long: what was ``sent`` in all, less
+    what is ``unsent``, has not become more. The latter alone tells nothing: many answers are alike, and a buffer may be
+    as full each time it is looked at though all goes well.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Silence:
         deadlines: Deadlines,
         limit: float,
         unsent: Callable[[], int],
+        sent: Callable[[], int],
         *,
         idle: Callable[[], None],
         slow: Callable[[], None],
@@ -39,13 +42,14 @@ class Silence:
         self._deadlines = deadlines
         self._limit = limit
         self._unsent = unsent
+        self._sent = sent
         self._idle = idle
         self._slow = slow
         self._stalled = stalled
         self._waiting = True
         self._received = 0
         self._since = self._begun = self._heard = self._taken = deadlines.seconds()
-        self._left = 0
+        self._left = self._read = 0
         self._look: Deadline | None = deadlines.callLater(limit, self._look_at_it)
 
     def wait(self) -> None:
@@ -73,9 +77,10 @@ class Silence:
 
     def _look_at_it(self) -> None:
         now = self._deadlines.seconds()
-        unsent = self._unsent()
-        if unsent != self._left or not unsent:
-            self._left, self._taken = unsent, now
+        unsent = self._left = self._unsent()
+        read = self._sent() - unsent
+        if read != self._read or not unsent:
+            self._read, self._taken = read, now
         end, due = self._end_and_due()
         if due > now:
             longest = self._limit / LOOKS if unsent or not self._waiting else self._limit

@@ -137,6 +137,37 @@ def test_an_answer_that_is_not_read(site, clock, slow):
     assert clock.getDelayedCalls() == []
 
 
+def test_answers_that_are_all_alike(site, clock, slow):
+    """Of each some bytes are on their way whenever it is looked: that is no stall, as they are others each time."""
+    slow.waiting.callback(None)
+    wire = Wire(site)
+    tcp: Any = wire.transport
+    tcp.dataBuffer = b"x" * 300
+    for _ in range(40):
+        wire.send(b"GET /slow HTTP/1.1\r\nHost: hub\r\n\r\n")
+        clock.advance(7)
+    assert not tcp.disconnecting
+    for _ in range(9):
+        clock.advance(15)
+    assert tcp.disconnecting, "nobody takes the last one"
+    wire.hang_up()
+
+
+def test_a_long_answer_into_a_full_buffer(site, clock, slow):
+    """It is as full each time, because what was taken is made up for at once."""
+    wire = Wire(site).send(b"GET /slow HTTP/1.1\r\nHost: hub\r\n\r\n")
+    tcp: Any = wire.transport
+    tcp.dataBuffer = b"x" * 1000
+    for _ in range(20):
+        wire.channel.requests[0].sentLength += 10
+        clock.advance(15)
+    assert not tcp.disconnecting
+    for _ in range(6):
+        clock.advance(15)
+    assert tcp.disconnecting
+    wire.hang_up()
+
+
 def test_what_is_not_sent():
     """Under TLS it lies in the connection below."""
     assert unsent(Stuffed(10)) == 10
