@@ -20,11 +20,18 @@ from datahub.kit.threads import ReactorPool
 from datahub.web.app import App, Call, Flow
 from datahub.web.sending import FilePart, SourceChanged, send_pieces
 from datahub.web.site import tls_options
+from datahub.web.sockets import TlsSender
 from tests.certificates import self_signed_pem
 from tests.waiting import until
 from tests.web.memory import make_site
 
 SIZE = 3_000_001
+VERSIONS = {
+    "plain": None,
+    "TLS 1.2": ssl.TLSVersion.TLSv1_2,
+    "TLS 1.3": ssl.TLSVersion.TLSv1_3,
+    "TLS by Twisted": ssl.TLSVersion.TLSv1_3,
+}
 
 
 class Shelf:
@@ -70,21 +77,23 @@ async def shelf(reactor, tmp_path):
     await pool.stop()
 
 
-@pytest_twisted.async_yield_fixture(params=["plain", "tls"])
-async def port(request, reactor, shelf, tmp_path):
+@pytest_twisted.async_yield_fixture(params=["plain", "TLS 1.2", "TLS 1.3", "TLS by Twisted"])
+async def port(request, reactor, shelf, tmp_path, monkeypatch):
     """Where it is given, and how to connect there."""
+    monkeypatch.setattr(TlsSender, "fits", lambda _: request.param != "TLS by Twisted")
     site = make_site([shelf.app], clock=reactor)
     endpoint = serverFromString(reactor, "tcp:0:interface=127.0.0.1")
-    if request.param == "tls":
+    tls = VERSIONS[request.param]
+    if tls is not None:
         (tmp_path / "hub.pem").write_bytes(self_signed_pem("localhost"))
         options = tls_options(TlsSection(tmp_path / "hub.pem", tmp_path / "hub.pem"), "test")
         endpoint = wrapServerTLS(options, endpoint, reactor)
     listening = await endpoint.listen(site)
-    yield listening.getHost().port, request.param == "tls"
+    yield listening.getHost().port, tls
     await listening.stopListening()
 
 
-def read(port: int, tls: bool, requests: int = 1, pause: Any = None, most: int = 1 << 60) -> bytes:
+def read(port: int, tls: ssl.TLSVersion | None, requests: int = 1, pause: Any = None, most: int = 1 << 60) -> bytes:
     """Read answers from one connection until it is closed, or enough; blocking."""
     with _connected(port, tls) as line:
         line.settimeout(20)
@@ -102,12 +111,13 @@ def read(port: int, tls: bool, requests: int = 1, pause: Any = None, most: int =
         return bytes(got)
 
 
-def _connected(port: int, tls: bool) -> socket.socket:
+def _connected(port: int, tls: ssl.TLSVersion | None) -> socket.socket:
     plain = socket.create_connection(("127.0.0.1", port), 10)
-    if not tls:
+    if tls is None:
         return plain
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.minimum_version = context.maximum_version = tls
     return context.wrap_socket(plain)
 
 
@@ -186,7 +196,8 @@ async def test_what_was_cut_off_is_not_kept(shelf, port):
         await send_pieces(request, batches(), shelf.pool)
 
     shelf.send = send
-    number, secure = port
+    number, tls = port
+    secure = tls is not None
     gc.collect()
     gc.disable()
     try:
