@@ -180,7 +180,7 @@ def compare(hub: Process, peer: Process, urls: Mapping[str, str]) -> None:
     found = alternate(ROUNDS, {name: partial(measure, name) for name in urls})
     for name, speeds in found.items():
         show(name, spread(speeds, 0), spread(cost[name]))
-    show("hub / nginx", spread(ratio(found["hub"], found["nginx"])))
+    show("hub / nginx", spread(ratio(found["hub"], found["nginx"])), spread(ratio(cost["hub"], cost["nginx"])))
 
 
 def cold(folder: Path) -> None:

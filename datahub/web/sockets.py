@@ -230,8 +230,8 @@ class TlsSender(SocketSender):
     _room: Final = memoryview(bytearray(SEAL))
     """What is read and encrypted within one turn of the reactor; no sender leaves anything there."""
 
-    @classmethod
-    def fits(cls, transport: Any) -> bool:
+    @staticmethod
+    def fits(transport: Any) -> bool:
         """Whether this is Twisted's TLS over TCP, as it is known here."""
         below: Any = getattr(transport, "transport", None)
         # These have no public names: if they are ever gone, a thread reads and Twisted encrypts.

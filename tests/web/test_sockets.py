@@ -175,9 +175,8 @@ async def test_sizes_of_all_kinds(source, line, tmp_path, odd):
     files = [os.open(tmp_path / "f", os.O_RDONLY) for _ in range(2)]
     checked: list[int] = []
     parts = [FilePart(file, 10, 10 + odd, lambda: checked.append(1)) for file in files]
-    lasting(source, [data, b"", parts[0], b"x", data[:odd], parts[1], b"", b"end"], data)
     sent = data + data[10:-10] + b"x" + data[:odd] + data[10:-10] + b"end"
-    source.length = len(sent)
+    lasting(source, [data, b"", parts[0], b"x", data[:odd], parts[1], b"", b"end"], sent)
     await line.connect()
     head = await line.head()
     assert f"Content-Length: {len(sent)}".encode() in head
