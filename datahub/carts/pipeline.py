@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from twisted.logger import Logger
 
 from datahub.archive import Facts
-from datahub.carts import tables
+from datahub.carts import line, tables
 from datahub.carts.fetching import FETCH, Fetcher, one_line
 from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Status
 from datahub.carts.reading import open_file, require_unchanged
@@ -289,6 +289,7 @@ class Pipeline:
                 attempts=item.attempt,
                 failing_since=None,
             )
+            line.leave(connection, cart.id)
 
 
 def _pause(item: Item) -> int:

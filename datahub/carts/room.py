@@ -9,7 +9,7 @@ from twisted.logger import Logger
 
 from datahub.archive import cache
 from datahub.archive.cache import Cache
-from datahub.carts import fetch_tables, tables
+from datahub.carts import fetch_tables, line, tables, waits
 from datahub.carts.downloads import Downloads
 from datahub.carts.model import Cart, Status
 from datahub.errors import FinalFault
@@ -22,15 +22,22 @@ log = Logger()
 
 
 class NoRoomYet(Exception):
-    """There will be room, but not now."""
+    """There will be room, but not now; ``wait`` says what for a cart waits until then."""
+
+    def __init__(self, wait: str = waits.ROOM) -> None:
+        super().__init__(wait)
+        self.wait = wait
 
 
-class NotSwept(Exception):
+class NotSwept(NoRoomYet):
     """There is room as soon as what was dropped is removed."""
 
 
 class Room:
-    """Promises it; carts that were used in the last ``evict_after`` milliseconds are safe."""
+    """Promises it, to carts that wait for it in the order in which they asked, whichever hub asks for them.
+
+    Carts that were used in the last ``evict_after`` milliseconds are safe.
+    """
 
     def __init__(self, store: Store, kept: Cache, downloads: Downloads, clock: HubClock, evict_after: int) -> None:
         self._store = store
@@ -40,23 +47,25 @@ class Room:
         self._evict_after = evict_after
 
     async def take(self, cart: Cart) -> bool:
-        """Promise room for all that a cart is known to need; False if there is none now.
+        """Promise room for all that a cart is known to need; False if there is none now, or if others are to have it.
 
         Raises `FinalFault` for a cart that is larger than all room there is.
         """
         try:
-            freed = await self._store.run("reserve room", partial(self._take, cart))
-        except NotSwept:
-            await self._kept.sweep()
-            try:
-                freed = await self._store.run("reserve room", partial(self._take, cart))
-            except (NotSwept, NoRoomYet):
-                return False
-        except NoRoomYet:
+            freed = await self._try(cart)
+        except NoRoomYet as refused:
+            await self._store.run("wait for room", partial(self._wait, cart, refused.wait))
             return False
         if freed:
             await self._kept.sweep()
         return True
+
+    async def _try(self, cart: Cart) -> bool:
+        try:
+            return await self._store.run("reserve room", partial(self._take, cart))
+        except NotSwept:
+            await self._kept.sweep()
+            return await self._store.run("reserve room", partial(self._take, cart))
 
     def _take(self, cart: Cart, connection: Connection) -> bool:
         """Take room for all of a cart or for nothing of it; whether a cart was evicted for it."""
@@ -65,14 +74,31 @@ class Room:
         whole, space = fetch_tables.whole_size(connection, cart.id), self._kept.space
         if whole > space:
             raise FinalFault(f"No Space Available: the cart needs {whole} bytes, and carts have {space} bytes in all")
-        freed = False
-        if space - cache.taken(connection) < need:
-            if space - cache.kept(connection) >= need:
-                raise NotSwept
-            self._evict_for(connection, need)
-            freed = True
+        freed = bool(need) and self._make_room(connection, cart, need)
         cache.reserve(connection, numbers)
+        line.leave(connection, cart.id)
         return freed
+
+    def _make_room(self, connection: Connection, cart: Cart, need: int) -> bool:
+        if line.is_behind(connection, cart.id):
+            raise NoRoomYet(waits.TURN)
+        space = self._kept.space
+        if space - cache.taken(connection) >= need:
+            return False
+        if space - cache.kept(connection) >= need:
+            raise NotSwept
+        self._evict_for(connection, need)
+        return True
+
+    def _wait(self, cart: Cart, what: str, connection: Connection) -> None:
+        """Have a cart stand in line, and its record say since when it waits there, or is the first."""
+        now, kept = self._clock.wall(), tables.find(connection, cart.id, lock=True)
+        if kept is None or kept.status is not Status.STAGING:
+            return
+        line.stand(connection, cart.id)
+        before = waits.read(kept.waiting)
+        if before is None or before.what != what:
+            tables.change(connection, kept, now, waiting=waits.Wait(what, now).written(), error=None)
 
     def _evict_for(self, connection: Connection, need: int) -> None:
         now = self._clock.wall()

@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from datahub.auth.identity import Caller
-from datahub.carts import tables
+from datahub.carts import line, tables
 from datahub.carts.downloads import Downloads
 from datahub.carts.fetching import subjects
 from datahub.carts.model import Cart, CartFile, Order, Status, check_uid, read_order
@@ -294,6 +294,7 @@ class Carts:
             ledger.withdraw(connection, LANES, subject)
         gone: dict[str, Any] = {"status": Status.DELETED, "time_gone": now, "reason": f"deleted by {caller.name}"}
         tables.change(connection, found, now, actor=actor, **gone)
+        line.leave(connection, found.id)
         return found.id
 
     def _own(self, connection: Connection, caller: Caller, uid: str) -> Cart:

@@ -1,0 +1,25 @@
+"""The line of carts that wait for room."""
+
+from typing import Any
+
+from alembic import op
+from sqlalchemy import Column, String
+
+from datahub.store.schema import BigId
+
+revision = "0012"
+down_revision = "0011"
+
+OPTIONS: Any = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+
+
+def upgrade() -> None:
+    """Make the table; who waits already stands in line from his next question on."""
+    op.create_table(
+        "room_line",
+        Column("id", BigId, primary_key=True, autoincrement=True),
+        Column("cart", String(36), nullable=False),
+        sqlite_autoincrement=True,
+        **OPTIONS,
+    )
+    op.create_index("room_line_cart", "room_line", ["cart"], unique=True)
