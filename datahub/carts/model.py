@@ -29,7 +29,7 @@ LENGTHS: Final = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128, "adler32":
 PIECE: Final = 5_000
 """So many files of a body are sorted or freed while no other thread gets on: a few milliseconds."""
 
-STAGED, FAILED = "staged", "error"
+WAITING, STAGED, FAILED = "waiting", "staged", "error"
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -135,6 +135,8 @@ class CartFile:
     error: str | None
     holding: int | None
     facts: Facts | None
+    attempts: int
+    """How often it could not be read, though the archive was there."""
 
 
 def check_uid(uid: str, reserved: Sequence[str]) -> None:

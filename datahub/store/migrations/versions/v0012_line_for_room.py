@@ -1,9 +1,9 @@
-"""The line of carts that wait for room."""
+"""The line of carts that wait for room, and how often a file of a cart could not be read."""
 
 from typing import Any
 
 from alembic import op
-from sqlalchemy import Column, String
+from sqlalchemy import Column, Integer, String
 
 from datahub.store.schema import BigId
 
@@ -14,7 +14,8 @@ OPTIONS: Any = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_col
 
 
 def upgrade() -> None:
-    """Make the table; who waits already stands in line from his next question on."""
+    """Make the table, in which who waits already stands from his next question on, and count reads that failed."""
+    op.add_column("cart_file", Column("attempts", Integer))
     op.create_table(
         "room_line",
         Column("id", BigId, primary_key=True, autoincrement=True),
