@@ -189,7 +189,8 @@ class Pipeline:
             await self._pool.run(_tell_all, told, staged)
             size += sum(each.size or 0 for each in staged)
             count += len(staged)
-            names |= {each.path.partition("/")[0] for each in staged if each.path.startswith("MISSING")}
+            # Those that could not be had too: what is at a path that was asked for must be what was asked for.
+            names |= {each.path.partition("/")[0] for each in files if each.path.startswith("MISSING")}
             first = files[-1].number + 1
         now = self._clock.wall()
         changes: dict[str, Any] = {"staged_files": count, "staged_size": size, "size": size}
