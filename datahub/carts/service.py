@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from datahub.auth.identity import Caller
 from datahub.carts import line, tables
-from datahub.carts.downloads import Downloads
+from datahub.carts.downloads import DELETED, Downloads
 from datahub.carts.fetching import subjects
 from datahub.carts.model import Cart, CartFile, Order, Status, check_uid, read_order
 from datahub.carts.pipeline import LANES, STAGE
@@ -283,6 +283,7 @@ class Carts:
         number = await self.store.run("delete cart", partial(self._delete, caller, uid))
         if self.rules.break_off:
             self.downloads.break_off(number)
+            self._queue.signal(DELETED)
         self._announce()
 
     def _delete(self, caller: Caller, uid: str, connection: Connection) -> str:

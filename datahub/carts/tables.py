@@ -47,6 +47,7 @@ __all__ = [
     "count_files",
     "count_staged",
     "count_undigested",
+    "deleted",
     "expired",
     "failures",
     "find",
@@ -301,6 +302,12 @@ def forget_files(connection: Connection, numbers: Sequence[str]) -> None:
     """Remove the files' rows of carts that are gone."""
     connection.execute(delete(cart_file).where(cart_file.c.cart.in_(numbers)))
     connection.execute(update(cart).where(cart.c.id.in_(numbers)).values(has_files=False))
+
+
+def deleted(connection: Connection, numbers: Sequence[str]) -> list[str]:
+    """Those of ``numbers`` that somebody has deleted."""
+    gone = (cart.c.id.in_(numbers), cart.c.status == Status.DELETED)
+    return list(connection.execute(select(cart.c.id).where(*gone)).scalars())
 
 
 def left_behind(connection: Connection, now: int, limit: int) -> list[str]:
