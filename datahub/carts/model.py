@@ -16,7 +16,7 @@ import msgspec
 from datahub.archive import Facts, is_encodable
 from datahub.errors import InvalidRequest
 
-__all__ = ["HELD", "LENGTHS", "Cart", "CartFile", "Order", "Status", "Wish", "check_uid", "read_order"]
+__all__ = ["HELD", "LENGTHS", "Cart", "CartFile", "Order", "Status", "Wish", "check_uid", "mismatch", "read_order"]
 
 LONGEST_UID: Final = 190
 LONGEST_PATH: Final = 4096
@@ -239,6 +239,11 @@ def _refuse_characters(text: str, field: str) -> None:
         raise InvalidRequest(f"{field} is {text[:200]!r}; it may have no control characters", field=field)
     if len(text.encode("utf-8", "surrogateescape")) > LONGEST_PATH:
         raise InvalidRequest(f"{field} is longer than {LONGEST_PATH} bytes", field=field)
+
+
+def mismatch(algorithm: str, given: str | None, found: str) -> str:
+    """Say that a file is not what its cart wants; Cartd's words come first."""
+    return f"File hash does not match provided hash: its {algorithm} is {found}, and {given or 'nothing'} was given"
 
 
 def _hash(given: Mapping[str, Any], field: str, *, any_hashsum: bool) -> tuple[str | None, str | None]:

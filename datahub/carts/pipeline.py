@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from datahub.archive import Facts, Faulty
 from datahub.carts import line, tables
 from datahub.carts.fetching import FETCH, TRIES, Fetcher, one_line
-from datahub.carts.model import FAILED, STAGED, WAITING, Cart, CartFile, Status
+from datahub.carts.model import FAILED, STAGED, WAITING, Cart, CartFile, Status, mismatch
 from datahub.carts.reading import open_file, require_unchanged
 from datahub.carts.waits import RETRY, Wait, read
 from datahub.errors import DatahubError, FinalFault, InvalidRequest, NoSpace, PassingFault, Unavailable
@@ -166,7 +166,7 @@ class Pipeline:
             return found
         digest = _digest(file, file.hashtype, facts, stop)
         if digest != file.hashsum:
-            raise FinalFault(f"File hash does not match provided hash: its {file.hashtype} is {digest}")
+            raise FinalFault(mismatch(file.hashtype, file.hashsum, digest))
         return replace(found, sha256=digest if file.hashtype == "sha256" else None)
 
     def _keep(self, item: Item, cart: Cart, taken: Sequence[CartFile], connection: Connection) -> None:

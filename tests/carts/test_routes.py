@@ -172,7 +172,8 @@ async def test_hashes_that_are_given(yard, kind):
     assert (await head(yard, "good"))[1] == "ready"
     status, _, message = await head(yard, "bad")
     assert status == 500
-    assert message == f"a: File hash does not match provided hash: its {kind} is {digest}"
+    given = "0" * len(digest)
+    assert message == f"a: File hash does not match provided hash: its {kind} is {digest}, and {given} was given"
 
 
 async def test_the_tars_own_url(yard):
