@@ -14,8 +14,8 @@ from datahub.carts.reading import Notice
 from datahub.carts.script import fetch_script
 from datahub.carts.service import Carts, NotReady
 from datahub.carts.tar import header, top_of
-from datahub.carts.view import CartView, view, went
-from datahub.errors import Gone, NotFound, Unavailable
+from datahub.carts.view import CartView, view
+from datahub.errors import NotFound, Unavailable
 from datahub.events import Event
 from datahub.kit.filters import Filter
 from datahub.web.app import Answer, App, Call, Flow
@@ -217,8 +217,6 @@ class CartRoutes:
         except NotReady as error:
             # Never 202 at a name that is saved: curl would keep the text as the tar.
             raise Unavailable(f"the cart is {error.cart.status}: ask again", code="cart.not_ready") from None
-        except Gone as error:
-            raise Gone(went(await self._carts.find(call.caller, uid)), code=error.code) from None
 
     async def _require_digests(self, cart: Cart) -> None:
         missing = await self._carts.undigested(cart)
