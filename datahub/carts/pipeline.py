@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from datahub.archive import Facts, Faulty
 from datahub.carts import line, tables
-from datahub.carts.fetching import FETCH, TRIES, Fetcher, one_line
+from datahub.carts.fetching import FETCH, Fetcher, one_line
 from datahub.carts.model import FAILED, STAGED, WAITING, Cart, CartFile, Status, mismatch
 from datahub.carts.reading import open_file, require_unchanged
 from datahub.carts.waits import RETRY, Wait, read
@@ -43,6 +43,8 @@ WINDOW: Final = 500
 TOLD: Final = 400
 """So many missing files are named in the notice of a partial cart; it also ends before a column of 64 KB is full."""
 ROOM: Final = 50_000
+TRIES: Final = 5
+"""How often the disk of a `file:` archive may fail at one file."""
 FIRST_PAUSE: Final = 1_000
 LONGEST_PAUSE: Final = 15 * 60_000
 

@@ -49,7 +49,7 @@ def wait_of(
     """What a cart waits for most that has these files left: what somebody has to mend, then what takes longest.
 
     ``before`` is what it waited for until now, ``wall`` makes a time of the hub's clock one for people. That it waits
-    for room is told by who refused it, `datahub.carts.room`: until it has room, nothing else is done for it.
+    for room is told by who refused it, `datahub.carts.room`, and holds, whatever its other files meet, until it has it.
     """
     if before.what in (TURN, ROOM) and KNOWN in found and NEW not in found:
         return Wait(before.what, before.since, next_at)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from datahub.carts.fetching import TRIES
 from datahub.carts.model import Status
+from datahub.carts.pipeline import TRIES
 from tests.carts.test_routes import members
 from tests.carts.yard import Yard
 
