@@ -1,10 +1,13 @@
-"""The line of carts that wait for room: a row for each, in the order in which they first found none. Only SQL."""
+"""The line of carts that need room: a row for each until it ends, in the order in which they first asked. Only SQL.
+
+Who has room keeps his place, as he may need more: those behind him may be waiting for what he holds.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Column, Connection, Index, Select, String, delete, or_, select
+from sqlalchemy import Column, Connection, Index, String, delete, or_, select
 
 from datahub.carts import waits
 from datahub.carts.model import Status
@@ -13,7 +16,7 @@ from datahub.store.dialect import insert_if_absent
 from datahub.store.schema import BigId, table
 from datahub.work import ledger
 
-__all__ = ["LANE", "is_behind", "leave", "line", "stand"]
+__all__ = ["LANE", "call", "is_behind", "leave", "line", "stand"]
 
 LANE: Final = "carts.fetch"
 """The lane in which carts ask for room."""
@@ -28,6 +31,8 @@ Index("room_line_cart", line.c.cart, unique=True)
 _staging = cart.c.status == Status.STAGING
 # Who waits for something else in between, such as a file that is asked for anew, keeps his place, and holds up nobody.
 _asks = or_(*(cart.c.waiting.startswith(each, autoescape=True) for each in waits.FOR_ROOM))
+_both = line.join(cart, cart.c.id == line.c.cart)
+_first = select(line.c.cart).select_from(_both).where(_staging, _asks).order_by(line.c.id).limit(1)
 
 
 def stand(connection: Connection, number: str) -> None:
@@ -36,25 +41,19 @@ def stand(connection: Connection, number: str) -> None:
 
 
 def is_behind(connection: Connection, number: str) -> bool:
-    """Whether a cart that waits for room was here before this one."""
-    ahead = _line()
-    place = connection.execute(select(line.c.id).where(line.c.cart == number)).scalar()
-    if place is not None:
-        ahead = ahead.where(line.c.id < place)
-    return connection.execute(ahead).first() is not None
+    """Whether a cart that waits for room stands before this one, which has a place too."""
+    place = select(line.c.id).where(line.c.cart == number).scalar_subquery()
+    return connection.execute(_first.where(line.c.id < place)).first() is not None
 
 
-def leave(connection: Connection, number: str) -> None:
-    """Let a cart leave the line, and have the one that is first then see at once whether there is room for it."""
-    if not connection.execute(delete(line).where(line.c.cart == number)).rowcount:
-        return
-    # Of those that came to an end without room for themselves, such as by what others fetched.
-    connection.execute(delete(line).where(line.c.cart.not_in(select(cart.c.id).where(_staging))))
-    first = connection.execute(_line()).scalar()
+def call(connection: Connection) -> None:
+    """Have the first that waits see at once whether there is room for it."""
+    first = connection.execute(_first).scalar()
     if first is not None:
         ledger.hasten(connection, LANE, first)
 
 
-def _line() -> Select[Any]:
-    joined = line.join(cart, cart.c.id == line.c.cart)
-    return select(line.c.cart).select_from(joined).where(_staging, _asks).order_by(line.c.id).limit(1)
+def leave(connection: Connection, number: str) -> None:
+    """Let a cart that has come to its end leave the line, and call the next one."""
+    if connection.execute(delete(line).where(line.c.cart == number)).rowcount:
+        call(connection)

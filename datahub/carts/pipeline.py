@@ -210,8 +210,8 @@ class Pipeline:
         return Next(
             DIGEST,
             partial(
-                tables.change,
-                before=cart,
+                _make_ready,
+                cart=cart,
                 now=now,
                 status=Status.READY,
                 identity=told.hexdigest(),
@@ -313,6 +313,11 @@ class Pipeline:
                 failing_since=None,
             )
             line.leave(connection, cart.id)
+
+
+def _make_ready(connection: Connection, cart: Cart, now: int, **changes: Any) -> None:
+    tables.change(connection, cart, now, **changes)
+    line.leave(connection, cart.id)
 
 
 def _pause(item: Item) -> int:

@@ -12,7 +12,7 @@ from datahub.archive.cache import Cache
 from datahub.carts import fetch_tables, line, tables, waits
 from datahub.carts.downloads import Downloads
 from datahub.carts.model import Cart, Status
-from datahub.errors import FinalFault
+from datahub.errors import FinalFault, Superseded
 from datahub.kit.clock import HubClock
 from datahub.store import Store
 
@@ -70,16 +70,21 @@ class Room:
     def _take(self, cart: Cart, connection: Connection) -> bool:
         """Take room for all of a cart or for nothing of it; whether a cart was evicted for it."""
         cache.lock_space(connection)
+        now = _staged_still(connection, cart)
         numbers, need = fetch_tables.known(connection, cart.id)
         whole, space = fetch_tables.whole_size(connection, cart.id), self._kept.space
         if whole > space:
             raise FinalFault(f"No Space Available: the cart needs {whole} bytes, and carts have {space} bytes in all")
         freed = bool(need) and self._make_room(connection, cart, need)
         cache.reserve(connection, numbers)
-        line.leave(connection, cart.id)
+        if _waits_for(now) in (waits.TURN, waits.ROOM):
+            self._write(connection, now, waits.ARCHIVE)
+            line.call(connection)
         return freed
 
     def _make_room(self, connection: Connection, cart: Cart, need: int) -> bool:
+        """Raises `NoRoomYet` unless there is room and it is the cart's turn; whether a cart was evicted for it."""
+        line.stand(connection, cart.id)
         if line.is_behind(connection, cart.id):
             raise NoRoomYet(waits.TURN)
         space = self._kept.space
@@ -92,13 +97,14 @@ class Room:
 
     def _wait(self, cart: Cart, what: str, connection: Connection) -> None:
         """Have a cart stand in line, and its record say since when it waits there, or is the first."""
-        now, kept = self._clock.wall(), tables.find(connection, cart.id, lock=True)
-        if kept is None or kept.status is not Status.STAGING:
-            return
+        now = _staged_still(connection, cart)
         line.stand(connection, cart.id)
-        before = waits.read(kept.waiting)
-        if before is None or before.what != what:
-            tables.change(connection, kept, now, waiting=waits.Wait(what, now).written(), error=None)
+        if _waits_for(now) != what:
+            self._write(connection, now, what)
+
+    def _write(self, connection: Connection, cart: Cart, what: str) -> None:
+        now = self._clock.wall()
+        tables.change(connection, cart, now, waiting=waits.Wait(what, now).written(), error=None)
 
     def _evict_for(self, connection: Connection, need: int) -> None:
         now = self._clock.wall()
@@ -117,3 +123,16 @@ class Room:
         fetch_tables.unbind(connection, [old.id])
         tables.forget_files(connection, [old.id])
         log.info("cart {uid} is evicted {reason}", uid=old.uid, reason=reason)
+
+
+def _staged_still(connection: Connection, cart: Cart) -> Cart:
+    """The cart as it is now; nobody ends it before this transaction does. Raises `Superseded` if somebody has."""
+    now = tables.find(connection, cart.id, lock=True)
+    if now is None or now.status is not Status.STAGING:
+        raise Superseded(f"cart {cart.uid} is not being staged any more")
+    return now
+
+
+def _waits_for(cart: Cart) -> str | None:
+    wait = waits.read(cart.waiting)
+    return None if wait is None else wait.what

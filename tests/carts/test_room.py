@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from datahub.carts import line, tables
 from datahub.carts.fetching import FETCH
@@ -135,16 +136,41 @@ async def test_the_line_is_the_clusters(far: Yard, remote: Remote) -> None:
 
 
 async def test_a_first_one_that_can_not_ask(far: Yard, remote: Remote) -> None:
-    """While the database keeps a cart from asking, it holds up nobody; its place it keeps."""
+    """While something else keeps a cart from asking, it holds up nobody; its place it keeps."""
     with await crowd(far, remote):
-        lock = partial(tables.change, before=far.cart("large"), now=START, waiting='{"what":"retry","since":1}')
-        far.store.now(lock)
-        far.store.now(partial(line.leave, number="none"))
-        far.store.now(lambda c: line.leave(c, far.cart("s2").id))
-        assert not far.store.now(partial(line.is_behind, number=far.cart("s1").id))
-        assert not far.store.now(partial(line.is_behind, number=far.cart("large").id))
-        far.store.now(partial(tables.change, before=far.cart("large"), now=START, waiting='{"what":"room","since":1}'))
-        assert far.store.now(partial(line.is_behind, number=far.cart("s1").id))
+        behind = partial(line.is_behind, number=far.cart("s1").id)
+        for waiting, expected in (('{"what":"retry","since":1}', False), ('{"what":"room","since":1}', True)):
+            far.store.now(partial(tables.change, before=far.cart("large"), now=START, waiting=waiting))
+            assert far.store.now(behind) is expected
+
+
+async def test_one_that_holds_room_and_needs_more(far: Yard, remote: Remote) -> None:
+    """It does not wait for one who waits for what it holds."""
+    remote.files |= {"b1": bytes(500), "b2": bytes(50), "large": bytes(800), "s": bytes(10)}
+    remote.on_tape.add("b2")
+    for uid, names in {"b": ("b1", "b2"), "large": ("large",), "s": ("s",)}.items():
+        await far.post(uid, {name: name for name in names})
+        far.pass_time(5)
+    assert [(await waiting_on(far, uid))["what"] for uid in ("b", "large", "s")] == ["tape", "room", "turn"]
+    remote.files["b2"] = bytes(400)
+    remote.on_tape.clear()
+    far.pass_time(30)
+    assert [far.cart(uid).status for uid in ("b", "large", "s")] == ["ready", "staging", "staging"]
+    far.pass_time(90)
+    assert [far.cart(uid).status for uid in ("b", "large", "s")] == ["evicted", "ready", "ready"]
+    assert far.store.now(lambda c: c.execute(select(line.line)).all()) == []
+
+
+async def test_deleted_while_it_asks(far: Yard, remote: Remote) -> None:
+    """It has no room, and no place in line."""
+    remote.files["a"] = b"1"
+    await far.post("abc", {"a": "a"})
+    gone = partial(tables.change, now=START, status=Status.DELETED)
+    far.store.before["reserve room"] = lambda connection: gone(connection, far.cart("abc"))
+    far.pass_time(10)
+    assert "reserve room" in far.store.names
+    assert fetched(remote) == []
+    assert far.store.now(lambda c: c.execute(select(line.line)).all()) == []
 
 
 def test_where_carts_ask_for_room() -> None:

@@ -166,20 +166,18 @@ async def test_the_line_for_room(store: Store) -> None:
         assert not behind(three), "none of them says that it waits for room"
         for number, what in ((one, waits.ROOM), (two, waits.TURN)):
             tables.change(connection, carts[number], NOW, waiting=waits.Wait(what, NOW).written())
-        assert [behind(each) for each in (one, two, three, "another")] == [False, True, True, True]
+        assert [behind(each) for each in (one, two, three)] == [False, True, True]
         tables.change(connection, carts[one], NOW, waiting=waits.Wait(waits.RETRY, NOW).written())
-        assert [behind(each) for each in (one, two, three, "another")] == [False, False, True, True]
-        tables.change(connection, carts[one], NOW, status=Status.READY)
+        assert [behind(each) for each in (one, two, three)] == [False, False, True]
+        tables.change(connection, carts[one], NOW, waiting=waits.Wait(waits.ROOM, NOW).written())
+        ready = select(work_table.c.subject).where(work_table.c.state == "ready")
         line.leave(connection, "another")
-        assert connection.execute(select(line.line.c.cart).order_by(line.line.c.id)).scalars().all() == [
-            one,
-            two,
-            three,
-        ]
-        line.leave(connection, three)
-        assert connection.execute(select(line.line.c.cart)).scalars().all() == [two]
-        ready = connection.execute(select(work_table.c.subject).where(work_table.c.state == "ready"))
-        assert ready.scalars().all() == [two]
+        assert connection.execute(ready).all() == []
+        tables.change(connection, carts[one], NOW, status=Status.ERROR)
+        assert not behind(two)
+        line.leave(connection, one)
+        assert connection.execute(ready).scalars().all() == [two]
+        assert connection.execute(select(line.line.c.cart).order_by(line.line.c.id)).scalars().all() == [two, three]
 
     await store.run("all of it", work)
 
