@@ -122,6 +122,8 @@ def two(postgresql_site: Site, tmp_path: Path) -> Iterator[Two]:
 
 def test_one_of_two_is_killed(two: Two) -> None:
     """Both fetch; after kill -9 of one nothing that is whole is fetched twice, all becomes ready, room counts once."""
+    # So slow that both have their turns before all is fetched.
+    two.archive.pause = 0.1
     first, second = [f"f{n}" for n in range(30)], [f"f{n}" for n in range(15, 45)]
     two.post(two.a, "one", *first)
     two.post(two.b, "two", *second)
@@ -137,6 +139,7 @@ def test_one_of_two_is_killed(two: Two) -> None:
 
     until(both, "both at work")
     two.a.kill()
+    two.archive.pause = 0.02
     whole = [row.name for row in two.site.rows(HELD)]
     two.a.start()
     for hub in (two.a, two.b):
@@ -166,19 +169,19 @@ def test_room_while_the_other_serves(two: Two) -> None:
         assert two.b.call("GET", "/carts/old?limit=0").json["status"] == "ready"
         check_tar(rest_of(line, first), two.archive, *old)
     # A hub says only now and then which downloads have ended.
-    two.site.write("UPDATE cart SET busy_until = NULL")
+    two.site.write("UPDATE cart SET busy_until = NULL WHERE status = 'ready'")
     two.ready(two.b, "new")
     assert two.a.call("GET", "/carts/old").status == 410
     two.check_tar(two.b, "new", *new)
     two.check_room()
-    two.site.write("UPDATE cart SET busy_until = NULL")
+    two.site.write("UPDATE cart SET busy_until = NULL WHERE status = 'ready'")
     with socket.create_connection(("127.0.0.1", two.a.port), timeout=30) as line:
         first = begin(line, "new")
         two.post(two.b, "old", *old)
 
         def gone() -> bool:
             # It says again and again that it sends the cart.
-            two.site.write("UPDATE cart SET busy_until = NULL")
+            two.site.write("UPDATE cart SET busy_until = NULL WHERE status = 'ready'")
             return two.b.call("GET", "/carts/new?limit=0").status == 410
 
         until(gone, "an eviction")
