@@ -58,10 +58,17 @@ class InlineStore:
 
 
 class Announcements:
-    """A queue that is the list of the lanes announced."""
+    """A queue that is the list of the lanes announced; signals reach the ``others``."""
 
     def __init__(self) -> None:
         self.lanes: list[str] = []
+        self.others: list[Announcements] = []
+        self._listeners: list[tuple[str, Callable[[bytes], None]]] = []
+
+    def beside(self, other: Announcements) -> None:
+        """Carry signals from here to ``other``, and from there to here."""
+        self.others.append(other)
+        other.others.append(self)
 
     def listen(self, lane: str, listener: Any) -> None: ...
 
@@ -70,9 +77,14 @@ class Announcements:
     def announce(self, lane: str) -> None:
         self.lanes.append(lane)
 
-    def hear(self, name: str, listener: Any) -> None: ...
+    def hear(self, name: str, listener: Callable[[bytes], None]) -> None:
+        self._listeners.append((name, listener))
 
-    def signal(self, name: str, content: bytes = b"") -> None: ...
+    def signal(self, name: str, content: bytes = b"") -> None:
+        for other in self.others:
+            for heard, listener in other._listeners:
+                if heard == name:
+                    listener(content)
 
     async def stop(self) -> None: ...
 

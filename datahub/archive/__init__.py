@@ -70,7 +70,7 @@ class Facts:
 
 
 class Faulty(PassingFault):
-    """The archive answered, and what it said can't be right: a few tries more, not days of them."""
+    """The archive is there, but what it gives of a file can't be right, or be read: a few tries, not days of them."""
 
 
 class Archive(Protocol):

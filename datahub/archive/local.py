@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from datahub.archive import Entry, Facts, Product, check_product_id
+from datahub.archive import Entry, Facts, Faulty, Product, check_product_id
 from datahub.errors import FinalFault, PassingFault, StartError
 from datahub.files import Position, check, held, path_of_url, user_name
 from datahub.kit.threads import Pool, stoppable
@@ -69,9 +69,17 @@ class LocalArchive:
     def take_up(self, name: str) -> Facts:
         """Say which file of this host ``name`` is now, proven to be readable and inside the archive; blocking.
 
-        Raises `InvalidRequest`, `FinalFault` if it is not there or is no file, `PassingFault` if the archive is away.
+        Raises `InvalidRequest`, `FinalFault` if it is not there or is no file, `PassingFault` if the archive is away,
+        `Faulty` if it is there, and the disk fails at this file.
         """
         check_product_id(name)
+        try:
+            return self._taken_up(name)
+        except Faulty:
+            self._require_readable_root()
+            raise
+
+    def _taken_up(self, name: str) -> Facts:
         place = _Place(name)
         with self._pinned(f"{self._root}/{name}", place, missing=FinalFault) as pin, _faults(place):
             if stat.S_ISDIR(os.fstat(pin).st_mode):
@@ -190,9 +198,18 @@ class LocalArchive:
             with held(os.open(self._root, _PIN | os.O_DIRECTORY)) as pin:
                 return _path_of(pin)
         except OSError as error:
-            raise PassingFault(
-                f"{self._name}'s folder {self._root} can't be reached ({error.strerror}): is it mounted?"
-            ) from error
+            raise self._away(error) from error
+
+    def _require_readable_root(self) -> None:
+        try:
+            with os.scandir(self._root) as entries:
+                next(entries, None)
+        except OSError as error:
+            raise self._away(error) from error
+
+    def _away(self, error: OSError) -> PassingFault:
+        text = f"{self._name}'s folder {self._root} can't be reached ({error.strerror}): is it mounted?"
+        return PassingFault(text)
 
 
 class _Place:
@@ -343,4 +360,6 @@ def _fault(error: OSError, place: _Place) -> FinalFault | PassingFault:
         return FinalFault(f"{place}: its name is too long for this host's file systems")
     if error.errno in (errno.ENOENT, errno.ENOTDIR):
         return PassingFault(_vanished(place))
+    if error.errno == errno.EIO:
+        return Faulty(f"{place} can't be read ({error.strerror}): does its disk fail?")
     return PassingFault(f"{place} can't be read now: {error.strerror}")

@@ -12,7 +12,7 @@ from datahub.archive.local import LocalArchive
 from datahub.archive.pacifica import PacificaArchive
 from datahub.assembly import PACIFICA, Capability, Chore, House, milliseconds
 from datahub.carts.copying import Remote, RemoteLimits
-from datahub.carts.downloads import RENEW, Downloads
+from datahub.carts.downloads import DELETED, RENEW, Downloads
 from datahub.carts.fetching import FETCH, Fetcher
 from datahub.carts.housekeeping import Housekeeping
 from datahub.carts.pacifica import CartdRoutes
@@ -77,6 +77,11 @@ def build_on(house: House, source: Pins | Remote) -> Capability:
     rules = _rules(section, keep, shared="carts" in house.config.auth.shared)
     layouts = Layouts(store, house.serve, house.reactor)
     verbs = Carts(house.floor, house.feed, house.serve, layouts, downloads, house.reserve.admit, rules)
+    breaking = []
+    if rules.break_off:
+        house.floor.queue.hear(DELETED, downloads.look_for_deleted)
+        # A signal may be lost.
+        breaking = [Chore("downloads of deleted carts", RENEW, downloads.break_deleted)]
     tidy = Housekeeping(store, downloads, clock, milliseconds(section.expire), keep)
     return Capability(
         app=CartRoutes(verbs, section.body_limit, (house.config.hub.url or "").rstrip("/")).app,
@@ -84,6 +89,7 @@ def build_on(house: House, source: Pins | Remote) -> Capability:
         steps=pipeline.steps(),
         chores=[
             Chore("downloads", RENEW, downloads.renew),
+            *breaking,
             Chore("carts that are gone", FREE_EVERY, tidy.free),
             Chore("dropped files", FREE_EVERY, cache.sweep),
             Chore("unused carts", EXPIRE_EVERY, tidy.expire),

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from datahub.archive import Facts
 from datahub.archive.cache import Holding
 from datahub.carts import fetch_tables, tables
-from datahub.carts.model import FAILED, STAGED, Cart, CartFile
+from datahub.carts.model import FAILED, STAGED, Cart, CartFile, mismatch
 from datahub.carts.reading import open_file
 from datahub.errors import DatahubError, PassingFault, Superseded
 from datahub.files import digest_of, held
@@ -78,17 +78,15 @@ def _is_there(facts: Facts) -> bool:
 
 
 def _compared(file: CartFile, kept: Holding, facts: Facts, stop: Event) -> CartFile:
-    digest = _digest(file, kept, facts, stop)
-    if digest == file.hashsum:
-        return staged(file, facts, kept.digests)
-    told = f"File hash does not match provided hash: its {file.hashtype} is {digest}"
-    return replace(file, status=FAILED, error=told)
+    if file.hashtype is not None:
+        digest = _digest(file, file.hashtype, kept, facts, stop)
+        if digest != file.hashsum:
+            return replace(file, status=FAILED, error=mismatch(file.hashtype, file.hashsum, digest))
+    return staged(file, facts, kept.digests)
 
 
-def _digest(file: CartFile, kept: Holding, facts: Facts, stop: Event) -> str | None:
-    if file.hashtype is None:
-        return None
-    if file.hashtype in kept.digests:
-        return kept.digests[file.hashtype]
+def _digest(file: CartFile, algorithm: str, kept: Holding, facts: Facts, stop: Event) -> str:
+    if algorithm in kept.digests:
+        return kept.digests[algorithm]
     with held(open_file(file.path, facts)) as opened:
-        return digest_of(opened, file.hashtype, stop)
+        return digest_of(opened, algorithm, stop)

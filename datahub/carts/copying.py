@@ -22,7 +22,7 @@ from datahub.carts import fetch_tables
 from datahub.carts.adopting import keep_staged, staged
 from datahub.carts.fetch_tables import Job
 from datahub.carts.hands import Batch, Hands
-from datahub.carts.model import Cart, CartFile
+from datahub.carts.model import Cart, CartFile, mismatch
 from datahub.errors import FinalFault, PassingFault, Superseded
 from datahub.kit.aio import start
 from datahub.kit.clock import HubClock
@@ -353,7 +353,7 @@ async def _fail(error: Exception, *_: object) -> None:
 def _check_hashes(job: Job, digests: Mapping[str, str]) -> None:
     for kind, value in job.hashes:
         if digests[kind] != value:
-            raise Faulty(f"File hash does not match provided hash: its {kind} is {digests[kind]}")
+            raise Faulty(mismatch(kind, value, digests[kind]))
 
 
 def one_line(error: Exception) -> str:

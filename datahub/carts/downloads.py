@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final
 
@@ -12,13 +12,18 @@ from sqlalchemy import Connection, func, select
 
 from datahub.carts import tables
 from datahub.carts.model import Cart
+from datahub.errors import Unavailable
+from datahub.kit.aio import Task
 from datahub.kit.clock import HubClock
 from datahub.kit.memory import give_back
 from datahub.kit.threads import Pool
 from datahub.store import Store
 from datahub.work.tables import hub
 
-__all__ = ["LEASE", "RENEW", "Downloads"]
+__all__ = ["DELETED", "LEASE", "RENEW", "Downloads"]
+
+DELETED: Final = "carts deleted"
+"""The signal with which a hub has the others break off their downloads of what it has deleted."""
 
 RENEW: Final = 20.0
 """Seconds between two times that this daemon says which carts are being downloaded here."""
@@ -41,6 +46,8 @@ class Downloads:
         self._here: defaultdict[str, list[Callable[[], None]]] = defaultdict(list)
         self._told: set[str] = set()
         self._ended: set[str] = set()
+        self._looker: Task | None = None
+        self._wanted = False
 
     @contextmanager
     def under_way(self, cart: Cart, abort: Callable[[], None]) -> Iterator[None]:
@@ -53,6 +60,26 @@ class Downloads:
             if not self._here[cart.id]:
                 del self._here[cart.id]
                 self._ended.add(cart.id)
+
+    def look_for_deleted(self, _: bytes = b"") -> None:
+        """Break off the downloads of carts that another hub has just deleted."""
+        self._wanted = True
+        if self._looker is None or not self._looker.running:
+            self._looker = Task("break off downloads of deleted carts", self._look_while_wanted())
+
+    async def _look_while_wanted(self) -> None:
+        while self._wanted:
+            self._wanted = False
+            # If the database is away, they are broken off with the next look.
+            with suppress(Unavailable):
+                await self.break_deleted()
+
+    async def break_deleted(self) -> None:
+        """Break off the downloads here of carts that are deleted, by whichever hub."""
+        if self._here:
+            numbers = list(self._here)
+            for each in await self._store.read("deleted carts", partial(tables.deleted, numbers=numbers)):
+                self.break_off(each)
 
     def active(self, number: str) -> bool:
         """Whether the cart is being downloaded here."""

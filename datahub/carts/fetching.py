@@ -23,7 +23,7 @@ from datahub.carts.copying import FIRST_PAUSE, LONGEST_PAUSE, CartFails, Copier,
 from datahub.carts.downloads import Downloads
 from datahub.carts.fetch_tables import Group
 from datahub.carts.hands import AT_ONCE, Batch, Hands
-from datahub.carts.model import FAILED, Cart, CartFile, Status
+from datahub.carts.model import FAILED, WAITING, Cart, CartFile, Status
 from datahub.carts.room import Room
 from datahub.errors import FinalFault
 from datahub.kit.aio import sleep, start
@@ -80,7 +80,7 @@ class Fetcher:
         while files := await self._store.read("files to stage", partial(look, first=first)):
             if unbound:
                 await self._store.run("bind files", partial(self._bind, item, cart, unbound))
-            unbound = [each for each in files if each.status == "waiting" and each.holding is None]
+            unbound = [each for each in files if each.status == WAITING and each.holding is None]
             first = files[-1].number + 1
         return Next(FETCH, partial(self._call_helpers, cart, unbound))
 

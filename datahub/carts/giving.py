@@ -12,7 +12,7 @@ from typing import Final
 from twisted.logger import Logger
 
 from datahub.carts.model import Cart, CartFile
-from datahub.carts.reading import Reading, close_all, content
+from datahub.carts.reading import Notice, Reading, close_all, content
 from datahub.carts.service import Carts
 from datahub.carts.tar import Layout
 from datahub.errors import PreconditionFailed, RangeNotSatisfiable
@@ -25,7 +25,7 @@ from datahub.web.sending import Piece, SourceChanged, send_pieces
 
 log = Logger()
 
-__all__ = ["GUARDS", "default_name", "give_member", "give_tar"]
+__all__ = ["GUARDS", "default_name", "give_member", "give_notice", "give_tar"]
 
 # It is nobody's but the archive's: a browser must not take it for a page of ours.
 GUARDS: Final = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox"}
@@ -64,6 +64,15 @@ async def give_member(call: Call, carts: Carts, cart: Cart, file: CartFile) -> A
     await carts.downloads.begin(cart)
     send = _SendingMember(carts, cart, file, part)
     return Flow(_status(headers), "application/octet-stream", part.end - part.first, send, headers)
+
+
+def give_notice(call: Call, notice: Notice) -> Answer:
+    """The list of what is missing in a partial cart, as a member."""
+    headers = {**GUARDS, "Content-Disposition": disposition(notice.path)}
+    part = _part(call, f'"{notice.sha256}"', len(notice.body), headers)
+    if part is None:
+        return Answer(304, None, headers)
+    return Answer(_status(headers), notice.body[part.first : part.end], headers, "text/plain; charset=utf-8")
 
 
 def _status(headers: Mapping[str, str]) -> int:

@@ -16,7 +16,7 @@ import msgspec
 from datahub.archive import Facts, is_encodable
 from datahub.errors import InvalidRequest
 
-__all__ = ["HELD", "LENGTHS", "Cart", "CartFile", "Order", "Status", "Wish", "check_uid", "read_order"]
+__all__ = ["HELD", "LENGTHS", "Cart", "CartFile", "Order", "Status", "Wish", "check_uid", "mismatch", "read_order"]
 
 LONGEST_UID: Final = 190
 LONGEST_PATH: Final = 4096
@@ -29,7 +29,7 @@ LENGTHS: Final = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128, "adler32":
 PIECE: Final = 5_000
 """So many files of a body are sorted or freed while no other thread gets on: a few milliseconds."""
 
-STAGED, FAILED = "staged", "error"
+WAITING, STAGED, FAILED = "waiting", "staged", "error"
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -135,6 +135,8 @@ class CartFile:
     error: str | None
     holding: int | None
     facts: Facts | None
+    attempts: int
+    """How often it could not be read, though the archive was there."""
 
 
 def check_uid(uid: str, reserved: Sequence[str]) -> None:
@@ -237,6 +239,11 @@ def _refuse_characters(text: str, field: str) -> None:
         raise InvalidRequest(f"{field} is {text[:200]!r}; it may have no control characters", field=field)
     if len(text.encode("utf-8", "surrogateescape")) > LONGEST_PATH:
         raise InvalidRequest(f"{field} is longer than {LONGEST_PATH} bytes", field=field)
+
+
+def mismatch(algorithm: str, given: str | None, found: str) -> str:
+    """Say that a file is not what its cart wants; Cartd's words come first."""
+    return f"File hash does not match provided hash: its {algorithm} is {found}, and {given or 'nothing'} was given"
 
 
 def _hash(given: Mapping[str, Any], field: str, *, any_hashsum: bool) -> tuple[str | None, str | None]:

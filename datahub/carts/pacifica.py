@@ -22,6 +22,7 @@ from datahub.web.request import HubRequest
 __all__ = ["CartdRoutes"]
 
 NOT_READY: Final = "The cart is not ready for download."
+UNKNOWN: Final = "The cart does not exist or has already been deleted"
 SOON: Final = "1"
 
 
@@ -92,7 +93,7 @@ class CartdRoutes:
         except Gone as error:
             gone = await self._carts.find(call.caller, uid)
             headers = {"X-Datahub-Error": error.code, "X-Datahub-Reason": reason(gone), "Cache-Control": "no-store"}
-            return Answer(404, refused(404, error), headers)
+            return Answer(404, refused(404, NotFound(UNKNOWN)), headers)
         name = (named.filename.replace("\\", "/").rpartition("/")[2]) or default_name(cart)
         layout = await self._carts.layout(cart, top_of(name))
         return await give_tar(call, self._carts, cart, layout, name)

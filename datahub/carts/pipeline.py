@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +14,13 @@ from typing import Any, Final, Protocol, runtime_checkable
 from sqlalchemy import Connection
 from twisted.logger import Logger
 
-from datahub.archive import Facts
-from datahub.carts import tables
+from datahub.archive import Facts, Faulty
+from datahub.carts import line, tables
 from datahub.carts.copying import one_line
 from datahub.carts.fetching import FETCH, Fetcher
-from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Status
+from datahub.carts.model import FAILED, STAGED, WAITING, Cart, CartFile, Status, mismatch
 from datahub.carts.reading import open_file, require_unchanged
-from datahub.carts.waits import RETRY, Wait
+from datahub.carts.waits import RETRY, Wait, read
 from datahub.errors import DatahubError, FinalFault, InvalidRequest, NoSpace, PassingFault, Unavailable
 from datahub.files import check, digest_of, held
 from datahub.kit.clock import HubClock, rfc3339
@@ -43,6 +44,8 @@ WINDOW: Final = 500
 TOLD: Final = 400
 """So many missing files are named in the notice of a partial cart; it also ends before a column of 64 KB is full."""
 ROOM: Final = 50_000
+TRIES: Final = 5
+"""How often the disk of a `file:` archive may fail at one file."""
 FIRST_PAUSE: Final = 1_000
 LONGEST_PAUSE: Final = 15 * 60_000
 
@@ -103,10 +106,11 @@ class Pipeline:
         if isinstance(self._source, Fetcher):
             return await self._source.prepare(item, cart)
         first = 0
+        unread: list[CartFile] = []
         while files := await self._window(cart, first):
-            await self._take_up(item, cart, [each for each in files if each.status != STAGED])
+            unread += await self._take_up(item, cart, [each for each in files if each.status != STAGED])
             first = files[-1].number + 1
-        return await self._finish(item, cart)
+        return self._read_again(item, cart, unread) if unread else await self._finish(item, cart)
 
     async def fetch(self, item: Item) -> Outcome:
         """Fetch what lies elsewhere, for a moment: see `datahub.carts.fetching`."""
@@ -118,14 +122,16 @@ class Pipeline:
         look = partial(tables.window, number=cart.id, first=first, count=WINDOW)
         return await self._store.read("files to stage", look)
 
-    async def _take_up(self, item: Item, cart: Cart, files: Sequence[CartFile]) -> None:
+    async def _take_up(self, item: Item, cart: Cart, files: Sequence[CartFile]) -> list[CartFile]:
+        """Take files up; those that could not be read now, and are to be tried again."""
         if not files:
-            return
+            return []
         taken = await stoppable(self._pool, partial(self._each_taken_up, files))
         failed = next((each for each in taken if each.status == FAILED), None)
         await self._store.run("keep staged files", partial(self._keep, item, cart, taken))
         if failed is not None and not cart.partial:
             raise FinalFault(f"{failed.path}: {failed.error}")
+        return [each for each in taken if each.status == WAITING]
 
     def _each_taken_up(self, files: Sequence[CartFile], stop: Event) -> list[CartFile]:
         taken = []
@@ -135,19 +141,35 @@ class Pipeline:
                 taken.append(self._taken_up(each, stop))
             except (FinalFault, InvalidRequest) as error:
                 taken.append(replace(each, status=FAILED, error=one_line(error)))
+            except Faulty as error:
+                attempts = each.attempts + 1
+                status = WAITING if attempts < TRIES else FAILED
+                taken.append(replace(each, status=status, error=one_line(error), attempts=attempts))
         return taken
+
+    def _read_again(self, item: Item, cart: Cart, unread: Sequence[CartFile]) -> Outcome:
+        """Put the cart off for files that have tries left: they are no fault of the cart's, whose clock stands."""
+        pause, now = _pause_after(min(each.attempts for each in unread)), self._clock.wall()
+        reason = f"{unread[0].path}: {unread[0].error}"
+        log.info(
+            "{count} files of cart {uid} are tried again: {reason}", count=len(unread), uid=cart.uid, reason=reason
+        )
+        before = read(cart.waiting)
+        since = before.since if before is not None and before.what == RETRY else now
+        return Retry(pause, partial(self._put_off, item, cart.id, Wait(RETRY, since, now + pause, reason)))
 
     def _taken_up(self, file: CartFile, stop: Event) -> CartFile:
         if isinstance(self._source, Fetcher):
             raise PassingFault("[archive] url is that of a remote archive")
         facts = self._source.take_up(file.name)
-        found = replace(file, status=STAGED, size=facts.size, mtime_ns=facts.mtime_ns, facts=facts, error=None)
+        found = replace(
+            file, status=STAGED, size=facts.size, mtime_ns=facts.mtime_ns, facts=facts, error=None, attempts=0
+        )
         if file.hashtype is None:
             return found
-        with held(_opened(file, facts)) as opened:
-            digest = digest_of(opened, file.hashtype, stop)
+        digest = _digest(file, file.hashtype, facts, stop)
         if digest != file.hashsum:
-            raise FinalFault(f"File hash does not match provided hash: its {file.hashtype} is {digest}")
+            raise FinalFault(mismatch(file.hashtype, file.hashsum, digest))
         return replace(found, sha256=digest if file.hashtype == "sha256" else None)
 
     def _keep(self, item: Item, cart: Cart, taken: Sequence[CartFile], connection: Connection) -> None:
@@ -170,7 +192,8 @@ class Pipeline:
             await self._pool.run(_tell_all, told, staged)
             size += sum(each.size or 0 for each in staged)
             count += len(staged)
-            names |= {each.path.partition("/")[0] for each in staged if each.path.startswith("MISSING")}
+            # Those that could not be had too: what is at a path that was asked for must be what was asked for.
+            names |= {each.path.partition("/")[0] for each in files if each.path.startswith("MISSING")}
             first = files[-1].number + 1
         now = self._clock.wall()
         changes: dict[str, Any] = {"staged_files": count, "staged_size": size, "size": size}
@@ -188,8 +211,8 @@ class Pipeline:
         return Next(
             DIGEST,
             partial(
-                tables.change,
-                before=cart,
+                _make_ready,
+                cart=cart,
                 now=now,
                 status=Status.READY,
                 identity=told.hexdigest(),
@@ -254,9 +277,9 @@ class Pipeline:
             reason=reason,
         )
         wait = Wait(RETRY, since, now + pause, reason)
-        return Retry(pause, partial(self._put_off, item, cart.id, wait))
+        return Retry(pause, partial(self._put_off, item, cart.id, wait, failing_since=since))
 
-    def _put_off(self, item: Item, number: str, wait: Wait, connection: Connection) -> None:
+    def _put_off(self, item: Item, number: str, wait: Wait, connection: Connection, **more: Any) -> None:
         cart = tables.find(connection, number, lock=True)
         if cart is not None and not cart.status.settled:
             tables.change(
@@ -265,9 +288,9 @@ class Pipeline:
                 self._clock.wall(),
                 what="retry",
                 error=wait.reason,
-                failing_since=wait.since,
                 waiting=wait.written(),
                 attempts=item.attempt,
+                **more,
             )
 
     def _failed(self, item: Item, cart: Cart, reason: str) -> Record:
@@ -290,10 +313,20 @@ class Pipeline:
                 attempts=item.attempt,
                 failing_since=None,
             )
+            line.leave(connection, cart.id)
+
+
+def _make_ready(connection: Connection, cart: Cart, now: int, **changes: Any) -> None:
+    tables.change(connection, cart, now, **changes)
+    line.leave(connection, cart.id)
 
 
 def _pause(item: Item) -> int:
-    return int(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(item.attempt - 1, 20)) * uniform(0.8, 1.2))
+    return _pause_after(item.attempt)
+
+
+def _pause_after(attempts: int) -> int:
+    return int(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(attempts - 1, 20)) * uniform(0.8, 1.2))
 
 
 def _digests_of(files: Sequence[CartFile], stop: Event) -> dict[int, tuple[str | None, str | None]]:
@@ -319,9 +352,14 @@ def _facts(file: CartFile) -> Facts:
     return file.facts
 
 
-def _opened(file: CartFile, facts: Facts) -> int:
+def _digest(file: CartFile, algorithm: str, facts: Facts, stop: Event) -> str:
+    """Read a file that was just taken up; blocking. Raises `PassingFault`, and `Faulty` if its disk fails."""
     try:
-        return open_file(file.path, facts)
+        with held(open_file(file.path, facts)) as opened:
+            return digest_of(opened, algorithm, stop)
+    except OSError as error:
+        kind = Faulty if error.errno == errno.EIO else PassingFault
+        raise kind(f"it can't be read to its end ({error.strerror})") from error
     except DatahubError as error:
         raise PassingFault(str(error)) from error
 

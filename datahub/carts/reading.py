@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -23,7 +25,7 @@ from datahub.kit.threads import Pool, taking
 from datahub.store import Store
 from datahub.web.sending import FilePart, Piece, SourceChanged
 
-__all__ = ["Layouts", "Reading", "close_all", "content", "notice_name", "open_file", "require_unchanged"]
+__all__ = ["Layouts", "Notice", "Reading", "close_all", "content", "open_file", "require_unchanged"]
 
 WINDOW: Final = 500
 """The most files whose rows are in memory at once for one download, and the fewest: 1 KB each."""
@@ -90,15 +92,35 @@ class Layouts:
                 break
             await self._pool.run(layout.add_all, files)
             first = files[-1][0] + 1
-        if cart.missing is not None:
-            notice = cart.missing.encode()
-            layout.add(cart.files, notice_name(cart), len(notice), 0)
+        notice = Notice.of(cart)
+        if notice is not None:
+            layout.add(cart.files, notice.path, len(notice.body), 0)
         return layout
 
 
-def notice_name(cart: Cart) -> str:
-    """What the list of missing files is called: no file of the cart has that name, see `datahub.carts.pipeline`."""
-    return (cart.missing or "").partition("\n")[0].removeprefix("# ").partition(":")[0]
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """The list of what is missing in a partial cart, which is the last member of its tar."""
+
+    path: str
+    body: bytes
+
+    @classmethod
+    def of(cls, cart: Cart) -> Notice | None:
+        """What a cart lacks, if it does; no file of it has that name, see `datahub.carts.pipeline`."""
+        if cart.missing is None:
+            return None
+        name = cart.missing.partition("\n")[0].removeprefix("# ").partition(":")[0]
+        return cls(name, cart.missing.encode())
+
+    @property
+    def sha256(self) -> str:
+        """Its digest."""
+        return hashlib.sha256(self.body).hexdigest()
+
+    def header(self, top: str) -> bytes:
+        """What stands before it in the tar: it has no time of its own."""
+        return header(f"{top}/{self.path}", len(self.body), 0)
 
 
 class Reading:
@@ -173,10 +195,10 @@ class Reading:
         yield _cut(padding(size), start + size, first, end)
 
     def _notice(self) -> bytes:
-        cart = self._cart
-        body = (cart.missing or "").encode()
-        name = f"{self._layout.top}/{notice_name(cart)}"
-        return header(name, len(body), 0) + body + padding(len(body))
+        notice = Notice.of(self._cart)
+        if notice is None:
+            raise SourceChanged(f"cart {self._cart.uid} is gone")
+        return notice.header(self._layout.top) + notice.body + padding(len(notice.body))
 
 
 def content(file: CartFile, low: int, high: int) -> Piece:

@@ -8,13 +8,14 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from datahub.carts.giving import GUARDS, give_member, give_tar
+from datahub.carts.giving import GUARDS, give_member, give_notice, give_tar
 from datahub.carts.model import STAGED, Cart, CartFile, Status
+from datahub.carts.reading import Notice
 from datahub.carts.script import fetch_script
 from datahub.carts.service import Carts, NotReady
 from datahub.carts.tar import header, top_of
-from datahub.carts.view import CartView, view, went
-from datahub.errors import Gone, NotFound, Unavailable
+from datahub.carts.view import CartView, view
+from datahub.errors import NotFound, Unavailable
 from datahub.events import Event
 from datahub.kit.filters import Filter
 from datahub.web.app import Answer, App, Call, Flow
@@ -149,6 +150,9 @@ class CartRoutes:
     async def member(self, call: Call, wait: Wait, uid: str, path: str) -> Answer | Flow:
         """Give one file of a cart, or a part of it."""
         cart = await self._ready(call, uid, wait.wait)
+        notice = Notice.of(cart)
+        if notice is not None and path == notice.path:
+            return give_notice(call, notice)
         file = await self._carts.file(cart, path)
         if file is None or file.status != STAGED:
             why = f" could not be staged: {file.error}" if file is not None else " is not in this cart"
@@ -177,6 +181,11 @@ class CartRoutes:
                 index += 1
             yield between + b",\n".join(rows)
             between = b",\n"
+        notice = Notice.of(cart)
+        if notice is not None:
+            offset = layout.starts[index] + len(notice.header(layout.top))
+            row = {"path": notice.path, "offset": offset, "size": len(notice.body), "sha256": notice.sha256}
+            yield between + msgspec.json.encode(row)
         yield b"]}\n"
 
     @app.operation("GET", "/carts/<uid>/manifest", scope="carts:read", takes=Top, gives={200: None})
@@ -191,6 +200,9 @@ class CartRoutes:
     async def _manifest(self, cart: Cart, top: str) -> AsyncGenerator[bytes, None]:
         async for files in self._windows(cart):
             yield b"".join(_line(each.sha256 or "", f"{top}/{each.path}") for each in files)
+        notice = Notice.of(cart)
+        if notice is not None:
+            yield _line(notice.sha256, f"{top}/{notice.path}")
 
     @app.operation("GET", "/carts/<uid>/get.sh", scope="carts:read", takes=Top, gives={200: None})
     async def script(self, call: Call, top: Top, uid: str) -> Answer:
@@ -205,8 +217,6 @@ class CartRoutes:
         except NotReady as error:
             # Never 202 at a name that is saved: curl would keep the text as the tar.
             raise Unavailable(f"the cart is {error.cart.status}: ask again", code="cart.not_ready") from None
-        except Gone as error:
-            raise Gone(went(await self._carts.find(call.caller, uid)), code=error.code) from None
 
     async def _require_digests(self, cart: Cart) -> None:
         missing = await self._carts.undigested(cart)

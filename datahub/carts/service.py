@@ -12,13 +12,14 @@ import msgspec
 from sqlalchemy import Connection
 
 from datahub.auth.identity import Caller
-from datahub.carts import tables
-from datahub.carts.downloads import Downloads
+from datahub.carts import line, tables
+from datahub.carts.downloads import DELETED, Downloads
 from datahub.carts.fetching import subjects
 from datahub.carts.model import Cart, CartFile, Order, Status, check_uid, read_order
 from datahub.carts.pipeline import LANES, STAGE
 from datahub.carts.reading import Layouts
 from datahub.carts.tar import Layout
+from datahub.carts.view import went
 from datahub.errors import Conflict, Gone, InvalidRequest, NotFound, NotPermitted
 from datahub.events import Actor, Event
 from datahub.events.feed import Feed
@@ -197,11 +198,8 @@ class Carts:
         return found
 
     async def held(self, caller: Caller, uid: str) -> Cart:
-        """The cart, unless it is gone; raises as `find`, and `Gone`."""
-        found = await self.find(caller, uid)
-        if found.status.gone:
-            raise Gone("The cart does not exist or has already been deleted", code="cart.gone")
-        return found
+        """The cart, unless it is gone; raises as `find`, and `Gone`, which says when and why it went."""
+        return _there(await self.find(caller, uid))
 
     async def ready(self, caller: Caller, uid: str, wait: float = 0.0) -> Cart:
         """The cart, ready to be downloaded, if it is so within ``wait`` seconds.
@@ -209,9 +207,7 @@ class Carts:
         Raises `NotFound`, `Gone`, `NotReady`, `CartFailed`.
         """
         found = await self.await_settled(caller, uid, wait) if wait else await self.find(caller, uid)
-        if found.status.gone:
-            raise Gone("The cart does not exist or has already been deleted", code="cart.gone")
-        if found.status is Status.ERROR:
+        if _there(found).status is Status.ERROR:
             raise CartFailed(f"The cart could not be made: {found.error}")
         if found.status is not Status.READY:
             raise NotReady(found)
@@ -283,6 +279,7 @@ class Carts:
         number = await self.store.run("delete cart", partial(self._delete, caller, uid))
         if self.rules.break_off:
             self.downloads.break_off(number)
+            self._queue.signal(DELETED)
         self._announce()
 
     def _delete(self, caller: Caller, uid: str, connection: Connection) -> str:
@@ -294,6 +291,7 @@ class Carts:
             ledger.withdraw(connection, LANES, subject)
         gone: dict[str, Any] = {"status": Status.DELETED, "time_gone": now, "reason": f"deleted by {caller.name}"}
         tables.change(connection, found, now, actor=actor, **gone)
+        line.leave(connection, found.id)
         return found.id
 
     def _own(self, connection: Connection, caller: Caller, uid: str) -> Cart:
@@ -320,6 +318,12 @@ class Carts:
 def actor_of(caller: Caller) -> Actor:
     """``caller`` as the events tell of him."""
     return Actor(caller.name, caller.kind, caller.address, caller.request)
+
+
+def _there(cart: Cart) -> Cart:
+    if cart.status.gone:
+        raise Gone(went(cart), code="cart.gone")
+    return cart
 
 
 def _unknown() -> NotFound:

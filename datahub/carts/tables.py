@@ -26,7 +26,7 @@ from sqlalchemy import (
 )
 
 from datahub.archive import Facts
-from datahub.carts.model import FAILED, STAGED, Cart, CartFile, Status, Wish
+from datahub.carts.model import FAILED, STAGED, WAITING, Cart, CartFile, Status, Wish
 from datahub.errors import Superseded
 from datahub.events import HUB, Actor, Happening
 from datahub.events.tables import append
@@ -47,6 +47,7 @@ __all__ = [
     "count_files",
     "count_staged",
     "count_undigested",
+    "deleted",
     "expired",
     "failures",
     "file_of",
@@ -128,6 +129,7 @@ cart_file = table(
     Column("sha256", String(64)),
     Column("holding", BigInteger),
     Column("error", Text),
+    Column("attempts", Integer),
 )
 Index("cart_file_holding", cart_file.c.holding)
 
@@ -169,6 +171,7 @@ _staged = (
         place=bindparam("new_place"),
         sha256=bindparam("new_sha256"),
         error=bindparam("new_error"),
+        attempts=bindparam("new_attempts"),
     )
 )
 _digested = update(cart_file).where(_this_file).values(sha256=bindparam("new_sha256"), error=bindparam("new_error"))
@@ -187,7 +190,7 @@ def add(connection: Connection, new: Cart, wishes: Sequence[Wish], actor: Actor)
                 "name": each.name,
                 "hashtype": each.hashtype,
                 "hashsum": each.hashsum,
-                "status": "waiting",
+                "status": WAITING,
             }
             for number, each in enumerate(wishes[first : first + AT_ONCE], first)
         ]
@@ -245,6 +248,7 @@ def keep_staged(connection: Connection, number: str, files: Sequence[CartFile]) 
                 "new_place": each.facts and url_of_path(each.facts.place),
                 "new_sha256": each.sha256,
                 "new_error": each.error,
+                "new_attempts": each.attempts,
             }
             for each in files
         ],
@@ -291,15 +295,21 @@ def failures(connection: Connection, number: str, limit: int) -> list[CartFile]:
 
 
 def wait_again(connection: Connection, number: str) -> None:
-    """Let files that could not be staged be tried anew."""
-    failed = (cart_file.c.cart == number, cart_file.c.status == FAILED)
-    connection.execute(update(cart_file).where(*failed).values(status="waiting", error=None))
+    """Let files that could not be staged be tried anew, as often as at first."""
+    left = (cart_file.c.cart == number, cart_file.c.status != STAGED)
+    connection.execute(update(cart_file).where(*left).values(status=WAITING, error=None, attempts=None))
 
 
 def forget_files(connection: Connection, numbers: Sequence[str]) -> None:
     """Remove the files' rows of carts that are gone."""
     connection.execute(delete(cart_file).where(cart_file.c.cart.in_(numbers)))
     connection.execute(update(cart).where(cart.c.id.in_(numbers)).values(has_files=False))
+
+
+def deleted(connection: Connection, numbers: Sequence[str]) -> list[str]:
+    """Those of ``numbers`` that somebody has deleted."""
+    gone = (cart.c.id.in_(numbers), cart.c.status == Status.DELETED)
+    return list(connection.execute(select(cart.c.id).where(*gone)).scalars())
 
 
 def left_behind(connection: Connection, now: int, limit: int) -> list[str]:
@@ -418,4 +428,5 @@ def file_of(row: Any) -> CartFile:
         row.error,
         row.holding,
         facts,
+        row.attempts or 0,
     )

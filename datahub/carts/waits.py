@@ -7,14 +7,16 @@ from typing import Final
 
 import msgspec
 
-from datahub.archive.cache import KNOWN, NEW, RESERVED
+from datahub.archive.cache import KNOWN, NEW
 from datahub.carts.fetch_tables import Group
 
-__all__ = ["ARCHIVE", "RETRY", "ROOM", "SLOT", "TAPE", "Wait", "read", "wait_of"]
+__all__ = ["ARCHIVE", "FOR_ROOM", "RETRY", "ROOM", "SLOT", "TAPE", "TURN", "Wait", "read", "wait_of"]
 
 SLOT: Final = "slot"
 ARCHIVE: Final = "archive"
 TAPE: Final = "tape"
+TURN: Final = "turn"
+"""Until the carts that asked for room before it have theirs."""
 ROOM: Final = "room"
 RETRY: Final = "retry"
 
@@ -32,6 +34,10 @@ class Wait(msgspec.Struct, frozen=True, omit_defaults=True):
         return msgspec.json.encode(self).decode()
 
 
+FOR_ROOM: Final = tuple(f'{{"what":"{what}",' for what in (TURN, ROOM))
+"""How the column begins of a cart that waits for room."""
+
+
 def read(text: str | None) -> Wait | None:
     """What the column says."""
     return None if text is None else msgspec.json.decode(text, type=Wait)
@@ -42,8 +48,11 @@ def wait_of(
 ) -> Wait:
     """What a cart waits for most that has these files left: what somebody has to mend, then what takes longest.
 
-    ``before`` is what it waited for until now, ``wall`` makes a time of the hub's clock one for people.
+    ``before`` is what it waited for until now, ``wall`` makes a time of the hub's clock one for people. That it waits
+    for room is told by who refused it, `datahub.carts.room`, and holds, whatever its other files meet, until it has it.
     """
+    if before.what in (TURN, ROOM) and KNOWN in found and NEW not in found:
+        return Wait(before.what, before.since, next_at)
     failing = [each for each in found.values() if each.failing_since is not None]
     if failing:
         worst = min(failing, key=lambda each: each.failing_since or 0)
@@ -51,5 +60,4 @@ def wait_of(
     staging = [each.staging_since for each in found.values() if each.staging_since is not None]
     if staging:
         return Wait(TAPE, wall(min(staging)), next_at)
-    what = ROOM if next_at is not None and KNOWN in found and not {NEW, RESERVED} & found.keys() else ARCHIVE
-    return Wait(what, before.since if before.what == what else now, next_at)
+    return Wait(ARCHIVE, before.since if before.what == ARCHIVE else now, next_at)

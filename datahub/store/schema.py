@@ -13,7 +13,7 @@ from datahub.errors import StartError
 
 __all__ = ["HEAD", "BigId", "LongText", "metadata", "migrate", "table"]
 
-HEAD = "0012"
+HEAD = "0013"
 """The newest revision in `datahub.store.migrations`; a test compares the two."""
 
 MIGRATION_LOCK = "datahub.migrations"

@@ -22,6 +22,7 @@ __all__ = [
     "declare",
     "enqueue",
     "give_back",
+    "hasten",
     "hold",
     "lock",
     "park",
@@ -183,6 +184,12 @@ def wake(connection: Connection, name: str, subjects: Sequence[str]) -> None:
     """Make parked items ready: what they wait for is to be looked at anew."""
     parked = (work.c.lane == name, work.c.subject.in_(subjects), work.c.state == PARKED)
     connection.execute(update(work).where(*parked).values(state=READY, due=None))
+
+
+def hasten(connection: Connection, name: str, subject: str) -> None:
+    """Make what was put off ready: what it waits for may be there now."""
+    put_off = (work.c.lane == name, work.c.subject == subject, work.c.state == DELAYED)
+    connection.execute(update(work).where(*put_off).values(state=READY, due=None))
 
 
 def take_off(connection: Connection, name: str, subject: str) -> None:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
 from sqlalchemy import insert
+from twisted.internet.defer import Deferred
 
+from datahub.carts import tables
 from datahub.carts.downloads import Downloads
+from datahub.carts.model import Status
+from datahub.errors import Unavailable
 from datahub.kit.aio import start
 from datahub.work.tables import hub
 from tests.carts.yard import Yard
@@ -91,3 +96,50 @@ async def test_downloads_are_broken_off(tmp_path):
             await yard.client.ask("DELETE", "/abc")
         assert told == expected
         yard.end()
+
+
+@pytest.mark.parametrize("how", ["finish", "break"])
+@pytest.mark.parametrize("lost", [False, True])
+async def test_another_hub_deletes(tmp_path, how, lost):
+    """With on_delete = "break" its downloads here end at once too, or a little later if the signal was lost."""
+    ours = Yard(tmp_path, on_delete=how)
+    theirs = Yard(tmp_path, beside=ours, on_delete=how)
+    await ours.make("abc", {"a": b"1"})
+    await ours.make("other", {"b": b"2"})
+    if lost:
+        theirs.queue.others.clear()
+    told: list[str] = []
+    downloads = ours.verbs.downloads
+    with (
+        downloads.under_way(ours.cart("abc"), partial(told.append, "abc")),
+        downloads.under_way(ours.cart("other"), partial(told.append, "other")),
+    ):
+        assert (await theirs.client.ask("DELETE", "/abc")).status == 200
+        assert told == (["abc"] if how == "break" and not lost else [])
+        if how == "break":
+            ours.chore("downloads of deleted carts")
+            assert set(told) == {"abc"}
+    theirs.end()
+
+
+async def test_deletions_while_the_database_is_away(tmp_path):
+    """They are broken off once it is there again; what is signalled during a look is looked at after it."""
+    ours = Yard(tmp_path, on_delete="break")
+    await ours.make("abc", {"a": b"1"})
+    told: list[str] = []
+    downloads = ours.verbs.downloads
+    with downloads.under_way(ours.cart("abc"), partial(told.append, "abc")):
+        gate = ours.store.gates["deleted carts"] = Deferred()
+        for _ in range(3):
+            downloads.look_for_deleted()
+        del ours.store.gates["deleted carts"]
+        gate.callback(None)
+        assert (ours.store.names.count("deleted carts"), told) == (2, [])
+        ours.store.now(partial(tables.change, before=ours.cart("abc"), now=1, status=Status.DELETED))
+        ours.store.away["deleted carts"] = Unavailable("the database is away")
+        downloads.look_for_deleted()
+        assert told == []
+        ours.store.away.clear()
+        downloads.look_for_deleted()
+        assert told == ["abc"]
+    ours.end()

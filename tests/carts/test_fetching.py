@@ -163,7 +163,9 @@ async def test_a_hash_that_does_not_fit(far, remote):
     md5 = hashlib.md5(b"1", usedforsecurity=False).hexdigest()
     await far.post("bad", [{"id": "a", "path": "a", "hashtype": "md5", "hashsum": "0" * 32}])
     far.pass_time(60)
-    assert (await head(far, "bad"))[2] == f"a: File hash does not match provided hash: its md5 is {md5}"
+    assert (await head(far, "bad"))[
+        2
+    ] == f"a: File hash does not match provided hash: its md5 is {md5}, and {'0' * 32} was given"
     assert remote.count("fetch") == 5
     await far.post("good", [{"id": "a", "path": "a", "hashtype": "md5", "hashsum": md5}])
     far.pass_time(5)

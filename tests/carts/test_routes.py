@@ -172,7 +172,8 @@ async def test_hashes_that_are_given(yard, kind):
     assert (await head(yard, "good"))[1] == "ready"
     status, _, message = await head(yard, "bad")
     assert status == 500
-    assert message == f"a: File hash does not match provided hash: its {kind} is {digest}"
+    given = "0" * len(digest)
+    assert message == f"a: File hash does not match provided hash: its {kind} is {digest}, and {given} was given"
 
 
 async def test_the_tars_own_url(yard):
@@ -351,14 +352,46 @@ async def test_a_partial_cart(yard):
     yard.work()
     again = await yard.client.ask("GET", "/abc?filename=t.tar")
     assert (again.headers["etag"], again.body) == (reply.headers["etag"], reply.body), "one tag, the same bytes"
-    # What lists the files of the archive doesn't list the notice.
-    index = (await yard.client.ask("GET", "/carts/abc/index?top=t")).json
-    assert (index["top"], [each["path"] for each in index["items"]]) == ("t", ["MISSING.txt"])
-    assert (await yard.client.ask("GET", "/carts/abc/manifest?top=t")).body.endswith(b"  t/MISSING.txt\n")
-    assert (await yard.client.ask("GET", "/carts/abc/files/MISSING-1.txt")).status == 404
     await yard.post("none", {"x/y": "none"}, partial=True)
     yard.work()
     assert (await head(yard, "none"))[0] == 500
+
+
+async def test_the_notice_is_a_member(yard):
+    """What tells which files are missing is in the index, the manifest and below files/, as all else in the tar."""
+    yard.put("a", b"1")
+    await yard.post("abc", {"a": "a", "x/y": "none"}, partial=True)
+    yard.work()
+    tar = (await yard.client.ask("GET", "/carts/abc/t.tar")).body
+    found = members(tar)
+    assert set(found) == {"t/a", "t/MISSING.txt"}
+    index = (await yard.client.ask("GET", "/carts/abc/index?top=t")).json
+    assert {f"t/{each['path']}": tar[each["offset"] :][: each["size"]] for each in index["items"]} == found
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+    assert {f"t/{each['path']}": each["sha256"] for each in index["items"]} == digests
+    manifest = (await yard.client.ask("GET", "/carts/abc/manifest?top=t")).body.decode()
+    assert manifest == "".join(f"{digests[name]}  {name}\n" for name in ("t/a", "t/MISSING.txt"))
+    whole = await yard.client.ask("GET", "/carts/abc/files/MISSING.txt")
+    assert (whole.status, whole.body) == (200, found["t/MISSING.txt"])
+    tag = {"If-Range": whole.headers["etag"], "Range": "bytes=5-9"}
+    part = await yard.client.ask("GET", "/carts/abc/files/MISSING.txt", headers=tag)
+    assert (part.status, part.body) == (206, whole.body[5:10])
+    assert part.headers["content-range"] == f"bytes 5-9/{len(whole.body)}"
+    unchanged = {"If-None-Match": whole.headers["etag"]}
+    assert (await yard.client.ask("GET", "/carts/abc/files/MISSING.txt", headers=unchanged)).status == 304
+    asked = await yard.client.ask("HEAD", "/carts/abc/files/MISSING.txt")
+    assert (asked.status, asked.headers["content-length"], asked.body) == (200, str(len(whole.body)), b"")
+
+
+async def test_a_missing_file_of_the_notices_name(yard):
+    """It is told of as any other, and nothing else is given in its place."""
+    yard.put("a", b"1")
+    await yard.post("abc", {"a": "a", "MISSING.txt": "none", "MISSING-1.txt/b": "none"}, partial=True)
+    yard.work()
+    assert set(members((await yard.client.ask("GET", "/carts/abc/t.tar")).body)) == {"t/a", "t/MISSING-2.txt"}
+    refused = await yard.client.ask("GET", "/carts/abc/files/MISSING.txt")
+    assert (refused.status, refused.headers["x-datahub-error"]) == (404, "cart.no_file")
+    assert (await yard.client.ask("GET", "/carts/abc/files/MISSING-2.txt")).status == 200
 
 
 async def test_lists_and_timelines(yard):

@@ -117,3 +117,16 @@ async def test_where_the_script_asks(tmp_path, url, origin):
     reply = await yard.client.ask("GET", "/carts/abc/get.sh", headers={"Host": "localhost"})
     assert f"url={origin}/carts/abc/abc.tar\n" in reply.body.decode()
     yard.end()
+
+
+@pytest.mark.parametrize("path", ["get.sh", "index", "manifest", "files/a", "abc.tar", "abc.tar?wait=1s"])
+async def test_why_a_cart_went(yard, path):
+    """Whatever is asked of one that is gone: when it went and why, and no script that could get nothing."""
+    await yard.make("abc", {"a": b"1"})
+    assert (await yard.client.ask("DELETE", "/abc")).status == 200
+    answer = await yard.client.ask("GET", f"/carts/abc/{path}")
+    assert (answer.status, answer.headers["x-datahub-error"]) == (410, "cart.gone")
+    assert answer.json["detail"].startswith("cart 'abc' was deleted at 2026-03-01T")
+    assert answer.json["detail"].endswith(": deleted by anonymous@127.0.0.1")
+    old = await yard.client.ask("GET", "/abc")
+    assert old.json["message"] == "The cart does not exist or has already been deleted"

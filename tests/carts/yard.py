@@ -76,20 +76,27 @@ class BusyPool(InlinePool):
 
 
 class Yard:
-    """The rooms of carts before ``source``, by default the files in ``archive``."""
+    """The rooms of carts before ``source``, by default the files in ``archive``.
 
-    def __init__(self, folder: Path, source: Any = None, *, url: str | None = None, **keys: Any) -> None:
+    ``beside`` is another hub with the same database, time and folder, that hears this one's signals.
+    """
+
+    def __init__(
+        self, folder: Path, source: Any = None, *, url: str | None = None, beside: Yard | None = None, **keys: Any
+    ) -> None:
         self.folder = folder
         self.archive = folder / "archive"
         self.archive.mkdir(exist_ok=True)
-        self.clock = Clock()
+        self.clock: Clock = beside.clock if beside else Clock()
         self.hub_clock = HubClock(self.clock.seconds)
         self.hub_clock.set(START, 0)
-        self.store = InlineStore()
+        self.store: InlineStore = beside.store if beside else InlineStore()
         self.queue = Announcements()
+        if beside:
+            self.queue.beside(beside.queue)
         self.full = ""
         self.disk = pool = BusyPool()
-        floor = Floor(self.store, self.queue, self.hub_clock, self.clock, ME)
+        floor = Floor(self.store, self.queue, self.hub_clock, self.clock, "hub2:bb" if beside else ME)
         self.feed = Feed(self.store, self.clock)
         chosen = source or LocalArchive(self.archive, pool)
         self.section = section(folder, **keys)

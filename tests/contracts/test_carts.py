@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import pytest_twisted
-from sqlalchemy import Connection, insert, text, update
+from sqlalchemy import Connection, insert, select, text, update
 
 from datahub.archive import Facts, cache
-from datahub.carts import fetch_tables, tables
+from datahub.carts import fetch_tables, line, tables, waits
 from datahub.carts.fetch_tables import Group
 from datahub.carts.model import FAILED, STAGED, CartFile, Status, Wish
 from datahub.carts.service import _new_cart
@@ -21,7 +21,9 @@ from datahub.events import HUB
 from datahub.kit.aio import gather
 from datahub.kit.filters import Filter
 from datahub.store import Store
+from datahub.work import ledger
 from datahub.work.tables import hub
+from datahub.work.tables import work as work_table
 from tests.stores import opened
 
 ME = "hub1:aa"
@@ -143,6 +145,39 @@ async def test_what_is_kept(store: Store) -> None:
         tables.touch(connection, [one], NOW, NOW + 5)
         assert list(fetch_tables.evictable(connection, NOW, NOW)) == []
         assert [each.id for each in tables.unused(connection, NOW + 1, 5)] == [one]
+
+    await store.run("all of it", work)
+
+
+async def test_the_line_for_room(store: Store) -> None:
+    """In the order in which they came; who has ended or waits for something else holds up nobody, the next is woken."""
+
+    def work(connection: Connection) -> None:
+        ledger.declare(connection, line.LANE, None)
+        one, two, three = (made(connection, uid, uid) for uid in ("one", "two", "three"))
+        carts = tables.begin(connection, [one, two, three], NOW)
+        for number in (one, two, three):
+            line.stand(connection, number)
+            line.stand(connection, number)
+            ledger.enqueue(connection, line.LANE, number, "alice")
+        delayed = update(work_table).values(state="delayed", due=NOW)
+        connection.execute(delayed)
+        behind = partial(line.is_behind, connection)
+        assert not behind(three), "none of them says that it waits for room"
+        for number, what in ((one, waits.ROOM), (two, waits.TURN)):
+            tables.change(connection, carts[number], NOW, waiting=waits.Wait(what, NOW).written())
+        assert [behind(each) for each in (one, two, three)] == [False, True, True]
+        tables.change(connection, carts[one], NOW, waiting=waits.Wait(waits.RETRY, NOW).written())
+        assert [behind(each) for each in (one, two, three)] == [False, False, True]
+        tables.change(connection, carts[one], NOW, waiting=waits.Wait(waits.ROOM, NOW).written())
+        ready = select(work_table.c.subject).where(work_table.c.state == "ready")
+        line.leave(connection, "another")
+        assert connection.execute(ready).all() == []
+        tables.change(connection, carts[one], NOW, status=Status.ERROR)
+        assert not behind(two)
+        line.leave(connection, one)
+        assert connection.execute(ready).scalars().all() == [two]
+        assert connection.execute(select(line.line.c.cart).order_by(line.line.c.id)).scalars().all() == [two, three]
 
     await store.run("all of it", work)
 

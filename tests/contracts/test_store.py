@@ -138,9 +138,10 @@ async def test_the_schema_is_what_the_tables_say(store: Store, database_url: str
     from alembic.migration import MigrationContext
 
     import datahub.archive.cache
-    import datahub.carts.tables
+    import datahub.carts.line
     import datahub.jobs.tables
     import datahub.messages.tables
+    import datahub.transfers.claims
     import datahub.transfers.file_tables
     import datahub.transfers.flights
     import datahub.transfers.tables  # noqa: F401 - all register their tables

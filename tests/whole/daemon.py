@@ -145,6 +145,11 @@ class Daemon:
     def stderr(self) -> str:
         return self.err.read_text(errors="replace") if self.err.exists() else ""
 
+    def memory(self, line: str = "VmRSS") -> int:
+        """Give the resident memory in bytes; with VmHWM the most that it ever was."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition(f"{line}:")[2].split()[0]) * 1024
+
     def kill(self) -> None:
         """End the process as a power cut would."""
         assert self.process

@@ -160,6 +160,14 @@ def test_what_get_sh_says(site: Site, hub: Daemon, tmp_path: Path) -> None:
     assert hub.call("GET", "/carts/none?wait=30s").json["status"] == "error"
     failed = script(hub, "none", tmp_path)
     assert (failed.returncode, "'none' is not in the archive" in failed.stderr) == (1, True), failed.stderr
+    make(hub, "going")
+    asked = hub.call("GET", "/carts/going/get.sh").text
+    assert hub.call("DELETE", "/going").status == 200
+    (tmp_path / "get.sh").write_text(asked)
+    gone = run("sh", "get.sh", folder=tmp_path, seconds=40)
+    assert (gone.returncode, "cart 'going' was deleted at" in gone.stderr) == (1, True), gone.stderr
+    assert "deleted by anonymous@" in gone.stderr
+    assert not (tmp_path / "going.tar").exists()
 
 
 def test_a_source_that_changes_while_it_is_sent(site: Site, hub: Daemon) -> None:

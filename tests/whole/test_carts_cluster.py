@@ -98,7 +98,13 @@ def two(postgresql_site: Site, tmp_path: Path) -> Iterator[Two]:
     large = {f"large{n}": chance.randbytes(4 * SIZE) for n in range(20)}
     archive = ServedArchive(files | large, pause=0.02)
     copies = tmp_path / "copies"
-    carts = {"path": str(copies), "space": f"{SPACE} B", "evict_after": "0 s", "archive_concurrent": 4}
+    carts: dict[str, Any] = {
+        "path": str(copies),
+        "space": f"{SPACE} B",
+        "evict_after": "0 s",
+        "archive_concurrent": 4,
+        "on_delete": "break",
+    }
     sections: dict[str, dict[str, Any]] = {"queue": {"url": url}, "archive": {"url": archive.url}, "carts": carts}
     hubs = [postgresql_site.hub(node, sections) for node in ("a", "b")]
     with empty_queues(url, LANES):
@@ -116,6 +122,8 @@ def two(postgresql_site: Site, tmp_path: Path) -> Iterator[Two]:
 
 def test_one_of_two_is_killed(two: Two) -> None:
     """Both fetch; after kill -9 of one nothing that is whole is fetched twice, all becomes ready, room counts once."""
+    # So slow that both have their turns before all is fetched.
+    two.archive.pause = 0.1
     first, second = [f"f{n}" for n in range(30)], [f"f{n}" for n in range(15, 45)]
     two.post(two.a, "one", *first)
     two.post(two.b, "two", *second)
@@ -131,6 +139,7 @@ def test_one_of_two_is_killed(two: Two) -> None:
 
     until(both, "both at work")
     two.a.kill()
+    two.archive.pause = 0.02
     whole = [row.name for row in two.site.rows(HELD)]
     two.a.start()
     for hub in (two.a, two.b):
@@ -160,19 +169,19 @@ def test_room_while_the_other_serves(two: Two) -> None:
         assert two.b.call("GET", "/carts/old?limit=0").json["status"] == "ready"
         check_tar(rest_of(line, first), two.archive, *old)
     # A hub says only now and then which downloads have ended.
-    two.site.write("UPDATE cart SET busy_until = NULL")
+    two.site.write("UPDATE cart SET busy_until = NULL WHERE status = 'ready'")
     two.ready(two.b, "new")
     assert two.a.call("GET", "/carts/old").status == 410
     two.check_tar(two.b, "new", *new)
     two.check_room()
-    two.site.write("UPDATE cart SET busy_until = NULL")
+    two.site.write("UPDATE cart SET busy_until = NULL WHERE status = 'ready'")
     with socket.create_connection(("127.0.0.1", two.a.port), timeout=30) as line:
         first = begin(line, "new")
         two.post(two.b, "old", *old)
 
         def gone() -> bool:
             # It says again and again that it sends the cart.
-            two.site.write("UPDATE cart SET busy_until = NULL")
+            two.site.write("UPDATE cart SET busy_until = NULL WHERE status = 'ready'")
             return two.b.call("GET", "/carts/new?limit=0").status == 410
 
         until(gone, "an eviction")
@@ -182,3 +191,35 @@ def test_room_while_the_other_serves(two: Two) -> None:
             check_tar(body, two.archive, *new)
     two.check_tar(two.a, "old", *old)
     two.check_room()
+
+
+def test_deleted_while_the_other_serves(two: Two) -> None:
+    """With on_delete = "break" what another hub sends of the cart breaks off; other carts' downloads go on."""
+    two.archive.pause = 0.0
+    gone, kept = [f"large{n}" for n in range(7)], [f"large{n}" for n in range(7, 14)]
+    for uid, names in (("gone", gone), ("kept", kept)):
+        two.post(two.a, uid, *names)
+        two.ready(two.a, uid)
+    with slow_line(two.b) as line, slow_line(two.b) as other:
+        begin(line, "gone")
+        first = begin(other, "kept")
+        assert two.a.call("DELETE", "/gone").status == 200
+        with pytest.raises(ConnectionResetError):
+            drain(line)
+        check_tar(rest_of(other, first), two.archive, *kept)
+
+
+def slow_line(hub: Daemon) -> socket.socket:
+    """A connection of which the hub can't send much ahead."""
+    line = socket.socket()
+    line.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+    line.settimeout(30)
+    line.connect(("127.0.0.1", hub.port))
+    return line
+
+
+def drain(line: socket.socket) -> None:
+    """Read as slowly as an answer's end takes longer than a signal."""
+    while line.recv(4096):
+        time.sleep(0.05)
+    raise AssertionError("the answer had an end")

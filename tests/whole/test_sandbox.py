@@ -69,12 +69,6 @@ def hub_before(site: Site, fake: Mesos, **section: Any) -> Daemon:
     return site.hub(sections={"sandbox": {"masters": [fake.master], **section}})
 
 
-def memory(daemon: Daemon, line: str = "VmRSS") -> int:
-    """The resident memory in bytes."""
-    status = Path(f"/proc/{daemon.pid}/status").read_text()
-    return int(status.partition(f"{line}:")[2].split()[0]) * 1024
-
-
 @contextmanager
 def download(daemon: Daemon, path: str) -> Iterator[socket.socket]:
     """A connection on which an answer's head was read; its body is taken as slowly as one likes."""
@@ -129,7 +123,7 @@ def test_five_hundred_at_once_of_a_large_cluster(site: Site, tmp_path: Path) -> 
         assert fake.books["state"] == 1
         assert daemon.call("GET", "/fetch/deployment-91999?filename=stdout").status in {404, 410}
         took, _, what = record.read_text().partition(" ")
-        print(f"the longest callback: {took} s {what}; memory {memory(daemon) // MIB} MiB")  # noqa: T201
+        print(f"the longest callback: {took} s {what}; memory {daemon.memory() // MIB} MiB")  # noqa: T201
         assert float(took) < 0.05, what
 
 
@@ -143,7 +137,7 @@ def test_five_gib_to_a_slow_caller(site: Site, tmp_path: Path) -> None:
         daemon = hub_before(site, fake, limit="6 GiB")
         daemon.start()
         daemon.call("GET", "/fetch/big?filename=huge&tail=0")
-        base = memory(daemon)
+        base = daemon.memory()
         with download(daemon, "/fetch/big?filename=huge") as connection:
             taken = 0
             for _ in range(20):
@@ -154,7 +148,7 @@ def test_five_gib_to_a_slow_caller(site: Site, tmp_path: Path) -> None:
             while data := connection.recv(MIB):
                 taken += len(data)
         assert taken == 5 * GIB
-        peak = memory(daemon, "VmHWM")
+        peak = daemon.memory("VmHWM")
         print(f"memory before {base // MIB} MiB, peak {peak // MIB} MiB")  # noqa: T201
         assert peak - base < 24 * MIB
         with download(daemon, "/fetch/big?filename=huge") as connection:
