@@ -28,7 +28,7 @@ __all__ = ["FilePart", "Piece", "SourceChanged", "send_pieces"]
 READ: Final = 256 * 1024
 """What is read and given to Twisted at once: more of it would leave the processor's cache."""
 STALL: Final = 300.0
-"""Seconds without a byte taken, after which a caller is given up."""
+"""Seconds after which a source is given up that gives nothing, though the caller has taken all there was."""
 
 
 async def send_pieces(request: HubRequest, batches: AsyncGenerator[list[Piece], None], pool: Pool) -> None:
@@ -138,20 +138,23 @@ def _read_step(piece: FilePart) -> bytes:
 
 
 class _Watch:
-    """Aborts a connection whose caller takes nothing for `STALL` seconds."""
+    """Aborts a connection whose source gives nothing for `STALL` seconds: a file system that hangs.
+
+    A caller who takes nothing is seen to by `datahub.web.silence`.
+    """
 
     def __init__(self, request: HubRequest, sender: SocketSender | _ThreadSender) -> None:
         self._request = request
         self._sender = sender
-        self._seen = (0, 0)
+        self._seen = 0
         self._call: IDelayedCall = request.site.reactor.callLater(STALL, self._look)
 
     def _look(self) -> None:
-        seen = (self._sender.moved, unsent(getattr(self._request.channel, "transport", None)))
-        if seen == self._seen:
+        moved, left = self._sender.moved, unsent(getattr(self._request.channel, "transport", None))
+        if moved == self._seen and not left:
             self._request.abort()
             return
-        self._seen = seen
+        self._seen = moved
         self._call = self._request.site.reactor.callLater(STALL, self._look)
 
     def stop(self) -> None:

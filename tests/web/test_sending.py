@@ -7,23 +7,26 @@ import os
 import socket
 import ssl
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import serverFromString, wrapServerTLS
+from twisted.internet.task import Clock
 from twisted.internet.threads import deferToThread
 
 from datahub.config import TlsSection
-from datahub.kit.threads import ReactorPool
+from datahub.kit.threads import InlinePool, ReactorPool
 from datahub.web.app import App, Call, Flow
-from datahub.web.sending import FilePart, SourceChanged, send_pieces
+from datahub.web.sending import STALL, FilePart, SourceChanged, send_pieces
 from datahub.web.site import tls_options
 from datahub.web.sockets import TlsSender
 from tests.certificates import self_signed_pem
 from tests.waiting import until
-from tests.web.memory import make_site
+from tests.web.memory import LIMITS, Wire, make_site
 
 SIZE = 3_000_001
 VERSIONS = {
@@ -217,3 +220,42 @@ async def test_what_was_cut_off_is_not_kept(shelf, port):
 def _begin(line: socket.socket) -> None:
     line.sendall(b"GET /file HTTP/1.1\r\nHost: localhost\r\n\r\n")
     line.recv(100)
+
+
+class Stuck:
+    """Begins an answer of which the rest does not come."""
+
+    app = App()
+
+    def __init__(self) -> None:
+        self.rest: Deferred[None] = Deferred()
+
+    @app.operation("GET", "/stuck", scope="")
+    async def give(self, call: Call) -> Flow:
+        """Give the beginning."""
+        return Flow(200, "text/plain", 9, self.send)
+
+    async def send(self, request: Any) -> None:
+        await send_pieces(request, self.batches(), InlinePool())
+
+    async def batches(self) -> Any:
+        yield [b"one"]
+        await self.rest
+        yield [b"late"]
+
+
+@pytest.mark.parametrize("unread", [False, True])
+def test_a_source_that_hangs(unread):
+    """Its connection ends when all it gave is taken; that a caller has not taken it yet is not the source's fault."""
+    clock, stuck = Clock(), Stuck()
+    wire = Wire(make_site([stuck.app], clock=clock, limits=replace(LIMITS, idle=86400.0)))
+    wire.send(b"GET /stuck HTTP/1.1\r\nHost: hub\r\n\r\n")
+    assert wire.transport.value().endswith(b"one")
+    tcp: Any = wire.transport
+    tcp.dataBuffer = b"x" if unread else b""
+    for _ in range(2):
+        assert not tcp.disconnecting
+        clock.advance(STALL + 1)
+    assert tcp.disconnecting is not unread
+    wire.hang_up()
+    stuck.rest.callback(None)
