@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from datahub.transfers.grid.digests import manifest, new_digest
-from datahub.transfers.grid.server import BLOCK, PATIENCE, SLOWEST, WEB, FaultError, Grid, Line, time_for
+from datahub.transfers.grid.server import BLOCK, PATIENCE, WEB, FaultError, Grid, Line, time_for
 
 __all__ = ["Copy", "Order", "names", "refuse_existing"]
 
@@ -31,19 +30,21 @@ MANY = 8
 """From so many files on globus-url-copy is quicker, far away by far: it does not wait for the end of one file."""
 
 
+DYING_WITH_US = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test $PPID = "$0" && exec "$@"']
+"""Before a number of ours and a command: it outlives us as little as we outlive the hub.
+
+The shell is for who was killed before the command was to hear of it: then its parent is another one.
+"""
+
+
 class Here:
     """A product of this host: each file must still be the one that the hub has found."""
 
     def __init__(self, order: Order, line: Line) -> None:
         self._root = order["root"]
-        self._list = order["list"]
         self._line = line
-        self.is_folder = order["folder"]
-
-    def checked(self) -> dict[str, Order]:
+        self.checked: dict[str, Order] = {entry["path"]: entry for entry in order["entries"]}
         """All that the hub has said of files, by path."""
-        with open(self._list, encoding="ascii") as lines:  # noqa: PTH123
-            return {entry["path"]: entry for entry in map(json.loads, lines)}
 
     def url(self, path: str) -> str:
         """The URL for globus-url-copy."""
@@ -116,7 +117,7 @@ class Copy:
 
     def _list(self) -> None:
         if self._here:
-            self._entries = self._here.checked()
+            self._entries = self._here.checked
             return
         url = self._order["url"]
         found = self._grid.look(url, "source")
@@ -164,8 +165,7 @@ class Copy:
         schemes = {self._target.partition(":")[0], self._origin("").partition(":")[0]}
         if program is None or not schemes <= {"gsiftp", "file"}:
             return False
-        # It is to outlive us as little as we outlive the hub.
-        command = ["setpriv", "--pdeathsig", "KILL", program, "-fast", "-pp", "-vb", "-st", str(PATIENCE)]
+        command = [*DYING_WITH_US, str(os.getpid()), program, "-fast", "-pp", "-vb", "-st", str(PATIENCE)]
         with os.fdopen(os.memfd_create("datahub-names"), "w") as names:
             if self._here:
                 names.writelines(f'"{self._origin(path)}" "{self._there(path)}"\n' for path in files)
@@ -188,23 +188,22 @@ class Copy:
         return True
 
     def _follow(self, output: Any, files: dict[str, Order]) -> None:
-        """It names each file that it begins, and counts the bytes of a large one."""
+        """It names each file that it begins, and counts the bytes of a large one every five seconds."""
         sizes = [entry["size"] for entry in files.values()]
-        patience, rest = PATIENCE + max(sizes) // SLOWEST, iter(sizes)
-        size = counted = 0
+        rest, size, counted = iter(sizes), 0, 0
         end = time.monotonic() + time_for(sum(sizes), len(sizes))
-        self._grid.line.say(patience=patience)
+        self._grid.line.say(patience=PATIENCE)
         while data := output.read1(BLOCK):
             if time.monotonic() > end:
                 text = f"{len(sizes)} files of {sum(sizes)} bytes together are moved too slowly"
                 raise FaultError(text, "transfer", errno.ETIMEDOUT)
             for part in re.split(rb"[\r\n]", data):
                 count = re.match(rb"\s*(\d+) bytes", part)
-                if count:
-                    self._grid.line.say(moved=max(0, int(count[1]) - counted), patience=patience)
-                    counted = max(counted, int(count[1]))
-                elif part.startswith(b"  "):
-                    self._grid.line.say(moved=max(0, size - counted), patience=patience)
+                if count and int(count[1]) > counted:
+                    self._grid.line.say(moved=int(count[1]) - counted, patience=PATIENCE)
+                    counted = int(count[1])
+                elif count is None and part.startswith(b"  "):
+                    self._grid.line.say(moved=max(0, size - counted), patience=PATIENCE)
                     size, counted = next(rest, 0), 0
 
     def _copy_file(self, path: str, entry: Order, *, there: bool) -> None:

@@ -1,0 +1,80 @@
+"""The children of the mover ``gfal:``: what they are told, and how they end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+from twisted.internet.defer import CancelledError
+from twisted.logger import capturedLogs
+
+from datahub.kit.aio import start
+from datahub.transfers.grid.carrier import next_order
+from datahub.transfers.grid.copying import DYING_WITH_US
+from datahub.transfers.movers import carriers
+from datahub.transfers.movers.carriers import Carriers
+from datahub.transfers.movers.gfal import COMMAND
+from tests.waiting import until
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def pid_in(path: Path) -> int:
+    """Give the number that a process has written, 0 for none yet."""
+    return int(path.read_text() or "0") if path.exists() else 0
+
+
+def test_an_order_comes_with_all_its_entries():
+    """Of a list that was cut off nothing is copied."""
+    lines = ['{"do": "copy", "entries": 2}\n', '{"path": "a"}\n', '{"path": "b"}\n']
+    assert next_order(iter(lines)) == {"do": "copy", "entries": [{"path": "a"}, {"path": "b"}]}
+    assert next_order(iter(lines[:2])) is None
+    assert next_order(iter(['{"do": "find"}\n'])) == {"do": "find", "entries": []}
+    assert next_order(iter([])) is None
+
+
+def test_a_child_whose_hub_has_died_before_it_could_hear_of_it():
+    """It obeys nobody: its parent is not the hub that has begun it."""
+    order = b'{"do": "discard"}\n'
+    ended = subprocess.run([*COMMAND, "1"], input=order, capture_output=True, check=False, timeout=30)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, b"", b"the hub has ended\n")
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_what_a_child_begins_dies_with_it(ours):
+    """It does not even begin when the child has died before."""
+    parent = os.getpid() if ours else 1
+    ended = subprocess.run([*DYING_WITH_US, str(parent), "echo", "a b"], capture_output=True, check=False, timeout=30)
+    assert (ended.returncode == 0, ended.stdout) == (ours, b"a b\n" if ours else b"")
+
+
+HELD = """
+import subprocess, sys, time
+kept = subprocess.Popen(["sleep", "60"], start_new_session=True)
+open(sys.argv[1], "w").write(str(kept.pid))
+time.sleep(60)
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_process_that_does_not_go(reactor, tmp_path, monkeypatch):
+    """Something that nobody can kill holds its pipes: that is logged, and nobody waits for it any longer."""
+    monkeypatch.setattr(carriers, "LAST_WAIT", 0.5)
+    number = tmp_path / "number"
+    some = Carriers([COMMAND[0], "-c", HELD, str(number)], os.environ, lambda: None, reactor)
+    obeying = start(some.obey({"do": "copy"}, lambda _: None))
+    await until(lambda: pid_in(number), "it runs", 30)
+    before = time.monotonic()
+    with capturedLogs() as events:
+        obeying.cancel()
+        with pytest.raises(CancelledError):
+            await obeying
+    assert time.monotonic() - before < 20
+    assert [each["seconds"] for each in events if "has not gone within" in each.get("log_format", "")] == [0.5]
+    os.kill(pid_in(number), 9)
+    await until(lambda: not some._all, "nothing of it is left")
+    await some.stop()

@@ -1,0 +1,155 @@
+"""The mover ``gfal:`` and servers in trouble: each attempt ends in time, and nothing partial has a final name.
+
+When the server is well again the transfer succeeds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import pytest_twisted
+
+from datahub.errors import PassingFault
+from datahub.kit.aio import start
+from datahub.transfers.movers import carriers
+from datahub.transfers.movers.gfal import COMMAND
+from datahub.transfers.movers.proxies import Papers
+from tests.gridftp import Authority, GridServer, need_grid
+from tests.transfers.movers.grid import Grid, content, contents
+from tests.transfers.movers.relays import Behind, Relay
+from tests.waiting import until
+from tests.webdav import DavServer, need_webdav
+from tests.xrootd import XrootdServer, need_xrootd
+
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
+
+HASTY = "server.PATIENCE = copying.PATIENCE = 2; server.LEAST_TIME = 6"
+"""The limits of a child, in seconds, so that nobody waits for minutes."""
+PATIENCE = 6.0
+LARGE = 300_000_000
+
+
+def child(change: str) -> list[str]:
+    """Give the command of a child that is changed before it obeys."""
+    path = "import sys; sys.path.append(sys.argv.pop(1))"
+    parts = "from datahub.transfers.grid import carrier, copying, server"
+    return [*COMMAND[:3], f"{path}\n{parts}\n{change}\ncarrier.main()", *COMMAND[4:]]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Give who signs all certificates here."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def gridftp(authority: Authority) -> Iterator[GridServer]:
+    """Give a GridFTP server."""
+    need_grid()
+    server = GridServer(authority)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def nginx(authority: Authority) -> Iterator[DavServer]:
+    """Give a WebDAV server."""
+    need_webdav()
+    server = DavServer(authority)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def xrootd(authority: Authority) -> Iterator[XrootdServer]:
+    """Give an XRootD server."""
+    need_xrootd()
+    server = XrootdServer(authority)
+    server.start()
+    yield server
+    server.remove()
+
+
+@pytest.fixture(scope="module")
+def proxy(authority: Authority) -> Path:
+    """Give alice's proxy."""
+    return authority.proxy("alice")
+
+
+@pytest_twisted.async_yield_fixture()
+async def grid(gridftp, proxy, reactor, tmp_path):
+    """Give the GridFTP server with an archive beside it; no process is left."""
+    grid = Grid(gridftp.authority, gridftp, proxy, reactor, tmp_path)
+    yield grid
+    for each in grid.movers:
+        await each.stop()
+
+
+def hurry(grid, monkeypatch, change=HASTY):
+    """Let the mover that the grid has be impatient, or otherwise changed."""
+    monkeypatch.setattr(carriers, "PATIENCE", PATIENCE)
+    grid.movers[-1]._command = child(change)
+
+
+@pytest.mark.parametrize("trouble", ["killed", "frozen"])
+async def test_a_server_in_trouble_amid_many_files(grid, monkeypatch, trouble):
+    """Some have arrived whole, one in part, when the server is killed or freezes."""
+    hurry(grid, monkeypatch)
+    for number in range(8):
+        grid.put(f"tree/0{number}", content(1000 + number))
+    large = [grid.put(f"tree/1{number}") for number in range(6)]
+    for each in large:
+        os.truncate(each, LARGE)
+    order = grid.order()
+    copying = start(grid.mover.copy(order, await grid.archive.locate("tree"), grid.moved.append))
+    under_way = grid.deliveries / "alice" / f".datahub-f7d2-{order.attempt}"
+    third = under_way / "12"
+    await until(lambda: third.exists() and third.stat().st_size > 1_000_000, "some files arrive", 60)
+    grid.server.kill() if trouble == "killed" else grid.server.freeze()
+    with pytest.raises(PassingFault):
+        await copying
+    assert grid.delivered() == [under_way.name]
+    assert not grid.movers[0]._all
+    grid.server.start() if trouble == "killed" else grid.server.thaw()
+    for each in large:
+        each.write_bytes(b"small")
+    grid.mover = grid.moving(Papers(proxy=grid.proxy, ca=grid.authority.folder))
+    await grid.mover.discard(order)
+    await grid.deliver("tree")
+    assert grid.delivered() == ["tree"]
+    assert contents(grid.deliveries / "alice" / "tree") == contents(grid.archive_root / "tree")
+
+
+@pytest.fixture(params=["gridftp", "nginx", "xrootd"])
+def peer(request: pytest.FixtureRequest) -> GridServer | DavServer | XrootdServer:
+    """Go through all servers."""
+    found: GridServer | DavServer | XrootdServer = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.mark.parametrize("manners", ["resets", "drips", "babbles", "greets"])
+async def test_a_peer_without_manners(peer, manners, authority, proxy, reactor, tmp_path, monkeypatch):
+    """It resets, drips a byte a second, talks nonsense or greets without end, until it is what it should be."""
+    relay = Relay(reactor, peer.port)
+    certificate, key = authority.issue("alice")
+    papers = Papers(certificate, key, ca=authority.folder) if isinstance(peer, DavServer) else None
+    grid = Grid(authority, Behind(relay, peer), proxy, reactor, tmp_path, papers)
+    hurry(grid, monkeypatch)
+    grid.put("005", content(10_000))
+    relay.manners = manners
+    with pytest.raises(PassingFault):
+        await grid.deliver("005")
+    assert not grid.movers[0]._all
+    assert manners in relay.met
+    assert contents(grid.deliveries) == {}
+    relay.manners = "good"
+    grid.mover = grid.moving(grid.mover._papers)
+    await grid.deliver("005")
+    assert contents(grid.deliveries) == {"alice/005": content(10_000)}
+    await grid.movers[1].stop()
+    await relay.stop()
