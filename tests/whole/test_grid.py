@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import shutil
 import ssl
 import subprocess
 import sys
@@ -18,7 +20,7 @@ from zlib import adler32
 import pytest
 
 from tests.gridftp import Authority, GridServer, need_grid
-from tests.whole.daemon import ROOT, Daemon, crashing, free_port, until
+from tests.whole.daemon import FOREGROUND, ROOT, TWISTD, Daemon, crashing, free_port, until
 from tests.whole.site import FILE, TREE, Site
 from tests.whole.stager import Staging, report
 from tests.xrootd import XrootdServer, need_xrootd
@@ -26,6 +28,11 @@ from tests.xrootd import XrootdServer, need_xrootd
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
 LARGE = 300_000_000
+
+READS = "dac_read_search"
+AS_A_READER = ["setpriv", "--securebits", "+no_setuid_fixup", "--inh-caps", f"+{READS}", "--ambient-caps", f"+{READS}"]
+AS_A_READER += ["--bounding-set", f"-all,+{READS},+setuid,+setgid"]
+"""Before a command that is to become somebody else: it may read all, as the Python of the tests may be root's own."""
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +199,24 @@ def test_children_die_with_the_hub(site, grid, proxy):
     assert seen["status"] == "SUCCESS", seen
     assert [each.name for each in there.iterdir()] == ["large"]
     assert contents(there / "large") == contents(large)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_hub_that_has_given_up_the_rights_of_root(site, grid, proxy):
+    """As ``twistd --uid --gid`` leaves it, nobody may look into its process, not even its children: they move all."""
+    own = Path(shutil.copy(proxy, site.folder))
+    daemon = site.hub(sections=sections(grid, own))
+    for each in [site.folder, *site.folder.rglob("*")]:
+        shutil.chown(each, "nobody")
+    daemon.spawn([*AS_A_READER, *TWISTD], [*FOREGROUND, "--uid", "nobody", "--gid", "nogroup"])
+    daemon.await_ready()
+    jobs = [daemon.submit(product, grid.url(site.deliveries / "dave")) for product in (FILE, TREE)]
+    for seen in daemon.await_final(jobs):
+        assert seen["status"] == "SUCCESS", seen
+        assert contents(site.deliveries / "dave" / seen["product_id"]) == contents(site.archive / seen["product_id"])
+    who = Path(f"/proc/{daemon.pid}/status").read_text()
+    assert f"Uid:\t{pwd.getpwnam('nobody').pw_uid}" in who
+    daemon.stop()
 
 
 class FtsProcess:
