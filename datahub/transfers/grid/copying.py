@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from datahub.transfers.grid.digests import manifest, new_digest
-from datahub.transfers.grid.server import BLOCK, PATIENCE, WEB, FaultError, Grid, Line, time_for
+from datahub.transfers.grid.server import BLOCK, MISSING, PATIENCE, WEB, FaultError, Grid, Line, time_for
 
 __all__ = ["Copy", "Order", "names", "refuse_existing"]
 
@@ -228,13 +228,17 @@ class Copy:
             if found is not None and found.st_size == size and grid.checksum(target, "adler32", size) == own:
                 return
         grid.copy(origin, target, size)
-        arrived = grid.checksum(target, "adler32", size)
+        name = path or self._order["quoted_name"]
+        try:
+            arrived = grid.checksum(target, "adler32", size)
+        except FaultError as fault:
+            if fault.number not in MISSING:
+                raise
+            text = f"{name!r} was taken by the server, and is not there"
+            raise FaultError(text, "transfer", kind="damaged") from None
         if arrived != own:
-            raise FaultError(
-                f"{path or self._order['quoted_name']!r} arrived damaged: the adler32 is {arrived}, it should be {own}",
-                "transfer",
-                kind="damaged",
-            )
+            text = f"{name!r} arrived damaged: the adler32 is {arrived}, it should be {own}"
+            raise FaultError(text, "transfer", kind="damaged")
 
     def _own_sum(self, origin: str, file: int | None, algorithm: str, size: int) -> str:
         if file is None or self._here is None:

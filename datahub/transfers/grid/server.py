@@ -20,7 +20,7 @@ try:
 except ImportError:
     gfal2 = None
 
-__all__ = ["BLOCK", "HAS_GFAL2", "PATIENCE", "SLOWEST", "WEB", "FaultError", "Grid", "Line", "time_for"]
+__all__ = ["BLOCK", "HAS_GFAL2", "MISSING", "PATIENCE", "SLOWEST", "WEB", "FaultError", "Grid", "Line", "time_for"]
 
 T = TypeVar("T")
 

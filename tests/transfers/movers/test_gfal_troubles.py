@@ -19,6 +19,7 @@ from datahub.transfers.movers.gfal import COMMAND
 from datahub.transfers.movers.proxies import Papers
 from tests.gridftp import Authority, GridServer, need_grid
 from tests.transfers.movers.grid import Grid, content, contents
+from tests.transfers.movers.liar import Liar
 from tests.transfers.movers.relays import Behind, Relay
 from tests.waiting import until
 from tests.webdav import DavServer, need_webdav
@@ -28,7 +29,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
 HASTY = "server.PATIENCE = copying.PATIENCE = 2; server.LEAST_TIME = 6"
 """The limits of a child, in seconds, so that nobody waits for minutes."""
-PATIENCE = 6.0
+PATIENCE = 4.0
 LARGE = 300_000_000
 
 
@@ -153,3 +154,63 @@ async def test_a_peer_without_manners(peer, manners, authority, proxy, reactor, 
     assert contents(grid.deliveries) == {"alice/005": content(10_000)}
     await grid.movers[1].stop()
     await relay.stop()
+
+
+LIES = {
+    "halves": "'005' arrived damaged: the adler32 is",
+    "forgets": "'005' was taken by the server, and is not there",
+    "behind": "holds more than 10000 bytes",
+    "drips": "timeout|too slowly|did not get on",
+    "heads": "the destination: |did not get on",
+}
+
+
+@pytest.mark.parametrize(("lie", "told"), LIES.items())
+async def test_a_server_that_lies(lie, told, authority, proxy, reactor, tmp_path, monkeypatch):
+    """It says that it has taken the file, and has not, or gives it back as it pleases, until it does as it says."""
+    liar = Liar(authority, reactor, tmp_path)
+    certificate, key = authority.issue("alice")
+    grid = Grid(authority, liar, proxy, reactor, tmp_path, Papers(certificate, key, ca=authority.folder))
+    hurry(grid, monkeypatch)
+    data = content(10_000)
+    grid.put("005", data)
+    liar.lie = lie
+    with pytest.raises(PassingFault, match=told):
+        await grid.deliver("005")
+    assert not grid.movers[0]._all
+    final = f"{grid.deliveries}/alice/005"
+    assert final not in liar.files
+    liar.lie = ""
+    grid.mover = grid.moving(grid.mover._papers)
+    await grid.deliver("005")
+    assert liar.files == {final: data}
+    await grid.movers[1].stop()
+    await liar.stop()
+
+
+LOST = """
+rename = server.Grid.rename
+def lost(*values, **names):
+    rename(*values, **names)
+    raise server.FaultError("the old name: No such file", "destination", 2)
+server.Grid.rename = lost
+"""
+
+
+async def test_a_rename_whose_answer_is_lost(grid, monkeypatch):
+    """What asks again hears that nothing has the old name: a file and a folder are found under the new one."""
+    hurry(grid, monkeypatch, LOST)
+    grid.put("005")
+    grid.put("tree/1")
+    for product in ("005", "tree"):
+        await grid.deliver(product)
+    assert contents(grid.deliveries) == {"alice/005": b"data", "alice/tree/1": b"data"}
+
+
+async def test_a_rename_that_is_not_done(grid, monkeypatch):
+    """Nothing is taken for ours that only has the name."""
+    hurry(grid, monkeypatch, LOST.replace("    rename(*values, **names)\n", "").replace(", 2)", ", 110)"))
+    grid.put("005")
+    with pytest.raises(PassingFault, match="the old name: No such file"):
+        await grid.deliver("005")
+    assert "005" not in grid.delivered()
