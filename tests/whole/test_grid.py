@@ -19,8 +19,9 @@ from zlib import adler32
 
 import pytest
 
-from tests.gridftp import Authority, GridServer, need_grid
+from tests.gridftp import Authority
 from tests.whole.daemon import FOREGROUND, ROOT, TWISTD, Daemon, crashing, free_port, until
+from tests.whole.grid import contents, sections
 from tests.whole.site import FILE, TREE, Site
 from tests.whole.stager import Staging, report
 from tests.xrootd import XrootdServer, need_xrootd
@@ -35,28 +36,6 @@ AS_A_READER += ["--bounding-set", f"-all,+{READS},+setuid,+setgid"]
 """Before a command that is to become somebody else: it may read all, as the Python of the tests may be root's own."""
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Give who signs all certificates here."""
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def grid(authority: Authority) -> Iterator[GridServer]:
-    """Give a GridFTP server."""
-    need_grid()
-    server = GridServer(authority)
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(scope="module")
-def proxy(authority: Authority) -> Path:
-    """Give alice's proxy."""
-    return authority.proxy("alice")
-
-
 @pytest.fixture
 def xrootd(authority: Authority) -> Iterator[XrootdServer]:
     """Give an XRootD server."""
@@ -65,21 +44,6 @@ def xrootd(authority: Authority) -> Iterator[XrootdServer]:
     server.start()
     yield server
     server.remove()
-
-
-def sections(grid: GridServer, proxy: Path) -> dict[str, dict[str, Any]]:
-    """Configure a hub that moves to the server."""
-    return {
-        "transfers.movers": {"gsiftp": "gfal:"},
-        "transfers.mover_options.gsiftp": {"proxy": str(proxy), "ca": str(grid.authority.folder)},
-    }
-
-
-def contents(place: Path) -> dict[str, bytes]:
-    """Give all files of a tree, or the only file."""
-    if place.is_file():
-        return {"": place.read_bytes()}
-    return {str(each.relative_to(place)): each.read_bytes() for each in place.rglob("*") if each.is_file()}
 
 
 def descendants(number: int) -> set[int]:

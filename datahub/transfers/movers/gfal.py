@@ -126,7 +126,7 @@ class GfalMover:
         await self._obey({"do": "discard", **names})
 
     async def leftovers(self, before: float) -> list[Leftover]:
-        """None: whole servers are not looked through; `discard` tidies up after each attempt."""
+        """None: whole servers are not looked through; what can't be discarded is so later, `transfers.tidying`."""
         return []
 
     async def remove(self, leftover: Leftover) -> None:
