@@ -30,6 +30,9 @@ MANY = 8
 """From so many files on globus-url-copy is quicker, far away by far: it does not wait for the end of one file."""
 
 
+SINGLY = 60
+"""Seconds for each file that is moved by itself, on the average: a dozen answers of a server far away."""
+
 DYING_WITH_US = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test $PPID = "$0" && exec "$@"']
 """Before a number of ours and a command: it outlives us as little as we outlive the hub.
 
@@ -100,19 +103,22 @@ class Copy:
         self._list()
         self._refuse_hopeless()
         files = {path: entry for path, entry in self._entries.items() if not entry["is_directory"]}
+        size = sum(entry["size"] for entry in files.values())
         self._grid.make_folder(self._order["destination"])
         self._grid.remove(self._target)
         try:
             if self._is_folder:
                 self._make_folders()
             bulk = self._in_bulk(files) if len(files) >= MANY else False
+            end = time.monotonic() + time_for(2 * size, SINGLY * len(files))
             for path, entry in files.items():
+                if time.monotonic() > end:
+                    raise _too_slow(len(files), size)
                 self._copy_file(path, entry, there=bulk)
         except BaseException:
             with suppress(FaultError):
                 self._grid.remove(self._target)
             raise
-        size = sum(entry["size"] for entry in files.values())
         return {"files": len(files), "size": size, "folder": self._is_folder, "checksums": self._checksums()}
 
     def _list(self) -> None:
@@ -195,8 +201,7 @@ class Copy:
         self._grid.line.say(patience=PATIENCE)
         while data := output.read1(BLOCK):
             if time.monotonic() > end:
-                text = f"{len(sizes)} files of {sum(sizes)} bytes together are moved too slowly"
-                raise FaultError(text, "transfer", errno.ETIMEDOUT)
+                raise _too_slow(len(sizes), sum(sizes))
             for part in re.split(rb"[\r\n]", data):
                 count = re.match(rb"\s*(\d+) bytes", part)
                 if count and int(count[1]) > counted:
@@ -259,6 +264,11 @@ class Copy:
         if not self._is_folder:
             return {"adler32": self._sums[""], **{k[1:]: v for k, v in self._sums.items() if k.startswith("\0")}}
         return {"manifest-adler32": manifest(self._sums)}
+
+
+def _too_slow(files: int, size: int) -> FaultError:
+    text = f"{files} files of {size} bytes together are moved too slowly"
+    return FaultError(text, "transfer", errno.ETIMEDOUT)
 
 
 def refuse_existing(grid: Grid, order: Order, is_folder: bool) -> None:

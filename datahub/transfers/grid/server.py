@@ -30,7 +30,7 @@ PATIENCE = 60  # seconds in which a peer must do something
 BREATH = 5.0  # seconds between two lines that only say that it goes on
 SLOWEST = 5_000_000  # bytes a second: a server that computes a checksum more slowly has failed
 SLOWEST_COPY = 100_000  # bytes a second in all, so that who drips holds no place for ever
-LEAST_TIME = 3600  # seconds that a copy may take in all, however small it is
+LEAST_TIME = 3600  # seconds that a copy, or a folder's list, may take in all, however small it is
 
 MISSING = (errno.ENOENT,)
 THERE = (errno.EEXIST,)
@@ -108,9 +108,13 @@ class Grid:
         One that is not UTF-8 is a fault; with ``readable`` it is passed over.
         """
         found: list[tuple[str, Any]] = []
+        end = time.monotonic() + LEAST_TIME
         folder = self._at(where, self._context.directory, url)
         while True:
             entry, status = self._at(where, folder.readpp)
+            if time.monotonic() > end:
+                text = f"{url} is listed too slowly, or has no end: {len(found)} names so far"
+                raise FaultError(text, where, errno.ETIMEDOUT)
             try:
                 name = "" if entry is None else entry.d_name
             except UnicodeDecodeError:

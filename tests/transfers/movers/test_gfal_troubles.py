@@ -27,7 +27,7 @@ from tests.xrootd import XrootdServer, need_xrootd
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
-HASTY = "server.PATIENCE = copying.PATIENCE = 2; server.LEAST_TIME = 6"
+HASTY = "server.PATIENCE = copying.PATIENCE = 2; server.LEAST_TIME = 6; server.SLOWEST = 200_000_000"
 """The limits of a child, in seconds, so that nobody waits for minutes."""
 PATIENCE = 4.0
 LARGE = 300_000_000
@@ -91,6 +91,13 @@ async def grid(gridftp, proxy, reactor, tmp_path):
         await each.stop()
 
 
+def size_of(peer, grid):
+    """Give the size of the file that is under way."""
+    if isinstance(peer, GridServer):
+        return max((each.stat().st_size for each in grid.deliveries.rglob("*") if each.is_file()), default=0)
+    return peer.largest()
+
+
 def hurry(grid, monkeypatch, change=HASTY):
     """Let the mover that the grid has be impatient, or otherwise changed."""
     monkeypatch.setattr(carriers, "PATIENCE", PATIENCE)
@@ -133,6 +140,31 @@ def peer(request: pytest.FixtureRequest) -> GridServer | DavServer | XrootdServe
     return found
 
 
+async def test_a_server_that_freezes(peer, authority, proxy, reactor, tmp_path, monkeypatch):
+    """In the middle of a file, or after it: the process is killed when nothing has come for its time."""
+    certificate, key = authority.issue("alice")
+    papers = Papers(certificate, key, ca=authority.folder) if isinstance(peer, DavServer) else None
+    grid = Grid(authority, peer, proxy, reactor, tmp_path, papers)
+    hurry(grid, monkeypatch)
+    large = grid.put("005")
+    os.truncate(large, LARGE)
+    order = grid.order()
+    copying = start(grid.mover.copy(order, await grid.archive.locate("005"), grid.moved.append))
+    await until(lambda: size_of(peer, grid) > LARGE // 10, "bytes arrive", 60)
+    peer.freeze()
+    with pytest.raises(PassingFault):
+        await copying
+    assert not grid.movers[0]._all
+    peer.thaw()
+    assert "005" not in grid.delivered()
+    large.write_bytes(b"small")
+    grid.mover = grid.moving(grid.mover._papers)
+    await grid.mover.discard(order)
+    await grid.deliver("005")
+    assert contents(grid.deliveries) == {"alice/005": b"small"}
+    await grid.movers[1].stop()
+
+
 @pytest.mark.parametrize("manners", ["resets", "drips", "babbles", "greets"])
 async def test_a_peer_without_manners(peer, manners, authority, proxy, reactor, tmp_path, monkeypatch):
     """It resets, drips a byte a second, talks nonsense or greets without end, until it is what it should be."""
@@ -165,7 +197,7 @@ LIES = {
 }
 
 
-@pytest.mark.parametrize(("lie", "told"), LIES.items())
+@pytest.mark.parametrize(("lie", "told"), LIES.items(), ids=LIES)
 async def test_a_server_that_lies(lie, told, authority, proxy, reactor, tmp_path, monkeypatch):
     """It says that it has taken the file, and has not, or gives it back as it pleases, until it does as it says."""
     liar = Liar(authority, reactor, tmp_path)
@@ -214,3 +246,23 @@ async def test_a_rename_that_is_not_done(grid, monkeypatch):
     with pytest.raises(PassingFault, match="the old name: No such file"):
         await grid.deliver("005")
     assert "005" not in grid.delivered()
+
+
+async def test_a_folder_whose_list_has_no_end(grid, monkeypatch):
+    """A server may give names for ever: nobody waits for the last one."""
+    grid.put("005")
+    (grid.deliveries / "alice").mkdir(parents=True)
+    (grid.deliveries / "alice" / "x").write_bytes(b"")
+    hurry(grid, monkeypatch, "server.LEAST_TIME = -1")
+    with pytest.raises(PassingFault, match="alice is listed too slowly, or has no end: 0 names so far"):
+        await grid.mover.discard(grid.order())
+
+
+async def test_files_that_go_too_slowly_together(grid, monkeypatch):
+    """Each keeps to its own time; what all of them may take is less than the sum of that."""
+    for number in range(3):
+        grid.put(f"tree/{number}")
+    hurry(grid, monkeypatch, "copying.time_for = lambda size, files=1: -1")
+    with pytest.raises(PassingFault, match="3 files of 12 bytes together are moved too slowly"):
+        await grid.deliver("tree")
+    assert grid.delivered() == []
