@@ -218,7 +218,7 @@ class Grid:
 
         def tell(_source: str, _target: str, _average: int, _now: int, moved: int, _elapsed: int) -> None:
             nonlocal told
-            # Not every plugin of gfal2 keeps to the time that it is given; the mover does with who is silent.
+            # For WebDAV gfal2 does not keep to the time that it is given: the mover gives up who is silent.
             if moved > told and time.monotonic() < end:
                 self.line.say(moved=moved - told)
                 told = moved

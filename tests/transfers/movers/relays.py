@@ -16,6 +16,8 @@ __all__ = ["Behind", "Relay"]
 
 OFTEN = 0.01
 """Seconds between two pieces of what has no end."""
+SIP = 0.2
+"""Seconds from one piece to the next."""
 
 
 class Client(ProxyClientFactory):
@@ -77,6 +79,25 @@ class Dripping(Good):
     clientProtocolFactory = _ClientThatDrips  # noqa: N815 - Twisted's name
 
 
+class Sipping(Good):
+    """Takes in what comes from the client a little at a time."""
+
+    transport: Any
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._sipping = LoopingCall(self.transport.resumeProducing)
+        self._sipping.start(SIP, now=False)
+
+    def dataReceived(self, data: bytes) -> None:
+        super().dataReceived(data)
+        self.transport.pauseProducing()
+
+    def connectionLost(self, reason: Any = None) -> None:
+        self._sipping.stop()
+        super().connectionLost(reason)
+
+
 class Babbling(Speaker):
     """Talks nonsense, unasked and asked."""
 
@@ -106,6 +127,7 @@ MANNERS: dict[str, type[Speaker]] = {
     "good": Good,
     "resets": Resetting,
     "drips": Dripping,
+    "sips": Sipping,
     "babbles": Babbling,
     "greets": Greeting,
 }
@@ -119,6 +141,7 @@ class Relay(Factory):
     def __init__(self, reactor: Any, behind: int) -> None:
         self.manners = "good"
         self.met: list[str] = []
+        self._speakers: list[Any] = []
         self.host, self.port = "127.0.0.1", behind
         self._listening = reactor.listenTCP(0, self, interface="127.0.0.1")
         self.front: int = self._listening.getHost().port
@@ -128,11 +151,16 @@ class Relay(Factory):
         self.met.append(self.manners)
         speaker = MANNERS[self.manners]()
         speaker.factory = self
+        self._speakers.append(speaker)
         return speaker
 
     async def stop(self) -> None:
-        """Take no more connections."""
+        """Take no more connections, and break off those that nobody has ended."""
         await self._listening.stopListening()
+        for each in self._speakers:
+            for end in (each, getattr(each, "peer", None)):
+                if end is not None and end.transport is not None:
+                    end.transport.abortConnection()
 
 
 class _Server(Protocol):

@@ -188,6 +188,26 @@ async def test_a_peer_without_manners(peer, manners, authority, proxy, reactor, 
     await relay.stop()
 
 
+@pytest.mark.slow
+async def test_a_peer_that_sips(nginx, authority, proxy, reactor, tmp_path, monkeypatch):
+    """It takes in a large file so slowly that hours would pass: it gets on, and all the same its time ends."""
+    relay = Relay(reactor, nginx.port)
+    certificate, key = authority.issue("alice")
+    papers = Papers(certificate, key, ca=authority.folder)
+    grid = Grid(authority, Behind(relay, nginx), proxy, reactor, tmp_path, papers)
+    hurry(grid, monkeypatch, f"{HASTY}; server.SLOWEST_COPY = 100_000_000; server.LEAST_TIME = 14")
+    # gfal2 tells every five seconds how it gets on.
+    monkeypatch.setattr(carriers, "PATIENCE", 16.0)
+    os.truncate(grid.put("005"), LARGE)
+    relay.manners = "sips"
+    with pytest.raises(PassingFault):
+        await grid.deliver("005")
+    assert 0 < sum(grid.moved) < LARGE
+    assert not grid.movers[0]._all
+    assert "005" not in grid.delivered()
+    await relay.stop()
+
+
 LIES = {
     "halves": "'005' arrived damaged: the adler32 is",
     "forgets": "'005' was taken by the server, and is not there",
