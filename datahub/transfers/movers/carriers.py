@@ -184,6 +184,11 @@ class _Carrier(ProcessProtocol):
         self._filed: Filed = nobody
         self._limit: IDelayedCall | None = None
         self._ends: list[Deferred[None]] = []
+        self._number = 0
+
+    def connectionMade(self) -> None:
+        assert self.transport is not None  # noqa: S101 - it was spawned
+        self._number = self.transport.pid or 0
 
     def obey(
         self, order: Mapping[str, object], progress: Progress, filed: Filed, entries: Lines
@@ -287,7 +292,7 @@ class _Carrier(ProcessProtocol):
         log.error(
             "process {number}, which moved files, was killed and has not gone within {seconds:g} s: nobody waits for "
             "it any more; its disk may be away, or what it has started holds its pipes",
-            number=self.transport.pid,
+            number=self._number,
             seconds=LAST_WAIT,
         )
         self.transport.loseConnection()

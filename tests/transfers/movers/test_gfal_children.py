@@ -6,6 +6,7 @@ import os
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_twisted
@@ -16,7 +17,7 @@ from datahub.kit.aio import start
 from datahub.transfers.grid.carrier import next_order
 from datahub.transfers.grid.copying import DYING_WITH_US
 from datahub.transfers.movers import carriers
-from datahub.transfers.movers.carriers import Carriers
+from datahub.transfers.movers.carriers import Carriers, Lines
 from datahub.transfers.movers.gfal import COMMAND
 from tests.waiting import until
 
@@ -52,6 +53,37 @@ def test_what_a_child_begins_dies_with_it(ours):
     assert (ended.returncode == 0, ended.stdout) == (ours, b"a b\n" if ours else b"")
 
 
+READS = """
+import json
+number = json.loads(input())["entries"]
+last = [json.loads(input()) for _ in range(number)][-1]
+print(json.dumps({"done": {"number": number, "last": last}}), flush=True)
+input()
+"""
+REFUSES = """
+input()
+print('{"fault": {"text": "no", "where": "here", "errno": 0, "kind": ""}}', flush=True)
+import time; time.sleep(60)
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_long_list(reactor):
+    """It is larger than all buffers on the way; of one that nobody wants to read nothing is left behind."""
+    entries = Lines()
+    for number in range(30_000):
+        entries.add({"path": f"{number:05}/" + 150 * "x"})
+    some = Carriers([COMMAND[0], "-c", READS], os.environ, lambda: None, reactor)
+    for _ in range(2):
+        told: Any = await some.obey({"do": "copy"}, lambda _: None, entries=entries)
+        assert (told["number"], told["last"]["path"][:6]) == (30_000, "29999/")
+        await some.stop()
+    some._command = [COMMAND[0], "-c", REFUSES]
+    told = await some.obey({"do": "copy"}, lambda _: None, entries=entries)
+    assert told.text == "no"
+    assert not some._all
+
+
 HELD = """
 import subprocess, sys, time
 kept = subprocess.Popen(["sleep", "60"], start_new_session=True)
@@ -74,7 +106,8 @@ async def test_a_process_that_does_not_go(reactor, tmp_path, monkeypatch):
         with pytest.raises(CancelledError):
             await obeying
     assert time.monotonic() - before < 20
-    assert [each["seconds"] for each in events if "has not gone within" in each.get("log_format", "")] == [0.5]
+    (told,) = [each for each in events if "has not gone within" in each.get("log_format", "")]
+    assert (told["number"] > 1, told["seconds"]) == (True, 0.5)
     os.kill(pid_in(number), 9)
     await until(lambda: not some._all, "nothing of it is left")
     await some.stop()
