@@ -180,6 +180,24 @@ def test_what_can_not_be_tidied_up_is_logged_in_the_end(depot):
     assert depot.hub_clock.wall() - START >= TIDY_FOR
 
 
+def test_tidying_up_outlasts_faults_of_our_own(depot):
+    """Such a fault is in the log with its traceback; a mover that is not configured is waited for."""
+    number = staged(depot)
+    depot.mover.answers["copy"] = [FinalFault("it has another checksum")]
+    depot.mover.answers["discard"] = [PassingFault("the disk is away"), KeyError("x")]
+    depot.move()
+    with capturedLogs() as events:
+        depot.look(TIDY)
+    assert [event["log_failure"].type for event in events if "log_failure" in event] == [KeyError]
+    depot.wait_for_retry(number, TIDY)
+    mover = depot.movers.pop("file")
+    depot.look(TIDY)
+    depot.movers["file"] = mover
+    depot.wait_for_retry(number, TIDY)
+    depot.look(TIDY)
+    assert depot.place(number, TIDY) is None
+
+
 def test_who_takes_it_up_again_tidies_up_himself(depot):
     """A transfer that is tried again removes what is left before it copies; nobody comes after it."""
     number = staged(depot)
