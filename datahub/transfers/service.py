@@ -258,7 +258,8 @@ class Transfers:
             late_since=None,
             time_error=None,
         )
-        ledger.take_off(connection, TIDY, transfer.id)
+        # The next attempt tidies up before it copies; who does so now is stopped.
+        ledger.withdraw(connection, [TIDY], transfer.id)
         self._enqueue(connection, self.rules.limits.lane_of(transfer) if staged else STAGE, transfer)
 
     async def for_each(self, caller: Caller, wanted: Filter, verb: str, *, dry_run: bool) -> dict[str, list[str]]:

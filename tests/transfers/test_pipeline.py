@@ -198,17 +198,38 @@ def test_tidying_up_outlasts_faults_of_our_own(depot):
     assert depot.place(number, TIDY) is None
 
 
-def test_who_takes_it_up_again_tidies_up_himself(depot):
+@pytest.mark.parametrize("tries", [0, 1])
+def test_who_takes_it_up_again_tidies_up_himself(depot, tries):
     """A transfer that is tried again removes what is left before it copies; nobody comes after it."""
     number = staged(depot)
     depot.mover.answers["copy"] = [FinalFault("it has another checksum")]
-    depot.mover.answers["discard"] = [PassingFault("the disk is away")]
+    depot.mover.answers["discard"] = [PassingFault("the disk is away")] * (tries + 1)
     depot.move()
+    if tries:
+        depot.look(TIDY)
     start(depot.verbs.retry(caller(), number))
+    depot.look(TIDY)
     assert depot.place(number, TIDY) is None
     depot.move()
-    assert depot.mover.calls == ["copy", "discard", "discard", "copy", "publish"]
+    assert depot.mover.calls == ["copy", *["discard"] * (tries + 2), "copy", "publish"]
     assert depot.transfer(number).status is Status.SUCCESS
+
+
+def test_tidying_up_is_stopped_when_the_transfer_is_tried_again(depot):
+    """Else it would remove what the next attempt has begun."""
+    number = staged(depot)
+    depot.mover.answers["copy"] = [FinalFault("it has another checksum")]
+    stopped = []
+    depot.mover.answers["discard"] = [PassingFault("the disk is away"), Deferred(stopped.append)]
+    depot.move()
+    depot.look(TIDY)
+    start(depot.verbs.retry(caller(), number))
+    depot.interrupt(number)
+    depot.look(TIDY)
+    assert len(stopped) == 1
+    assert depot.place(number, TIDY) is None
+    assert depot.transfer(number).status is Status.STAGING
+    depot.clock.advance(0)
 
 
 def test_staging_has_its_time(depot):

@@ -185,6 +185,7 @@ class _Carrier(ProcessProtocol):
         self._limit: IDelayedCall | None = None
         self._ends: list[Deferred[None]] = []
         self._number = 0
+        self._leaving: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         assert self.transport is not None  # noqa: S101 - it was spawned
@@ -256,9 +257,10 @@ class _Carrier(ProcessProtocol):
             self._rest().errback(PassingFault(f"the process that moves files {text}"))
 
     def leave(self) -> None:
-        """Let it end by itself; it has nothing to do."""
+        """Let it end by itself, within `LAST_WAIT`; it has nothing to do."""
         if self.alive and self.transport is not None:
             self.transport.closeStdin()
+            self._leaving = self._reactor.callLater(LAST_WAIT, self._kill)
 
     def _kill(self) -> None:
         if not self.alive or self.transport is None:
@@ -299,6 +301,8 @@ class _Carrier(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         self.alive = False
+        if self._leaving is not None and self._leaving.active():
+            self._leaving.cancel()
         self._gone(self)
         if self._answer is not None:
             said = self._errors.decode("utf-8", "replace").strip()

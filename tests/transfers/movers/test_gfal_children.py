@@ -84,6 +84,25 @@ async def test_a_long_list(reactor):
     assert not some._all
 
 
+STAYS = """
+import time
+input()
+print('{"done": {}}', flush=True)
+time.sleep(60)
+"""
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_process_that_stays_though_it_has_nothing_to_do(reactor, monkeypatch):
+    """It is let go of when it was idle for long, and killed when it does not go."""
+    monkeypatch.setattr(carriers, "IDLE", 0.1)
+    monkeypatch.setattr(carriers, "LAST_WAIT", 0.2)
+    some = Carriers([COMMAND[0], "-c", STAYS], os.environ, lambda: None, reactor)
+    assert await some.obey({"do": "copy"}, lambda _: None) == {}
+    assert some._all
+    await until(lambda: not some._all, "nothing of it is left")
+
+
 HELD = """
 import subprocess, sys, time
 kept = subprocess.Popen(["sleep", "60"], start_new_session=True)
