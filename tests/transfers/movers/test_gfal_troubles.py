@@ -27,9 +27,9 @@ from tests.xrootd import XrootdServer, need_xrootd
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
-HASTY = "server.PATIENCE = copying.PATIENCE = 2; server.LEAST_TIME = 6; server.SLOWEST = 200_000_000"
+HASTY = "server.PATIENCE = copying.PATIENCE = {0}; server.LEAST_TIME = 6"
 """The limits of a child, in seconds, so that nobody waits for minutes."""
-PATIENCE = 4.0
+PATIENCE = 60.0
 LARGE = 300_000_000
 
 
@@ -98,16 +98,16 @@ def size_of(peer, grid):
     return peer.largest()
 
 
-def hurry(grid, monkeypatch, change=HASTY):
-    """Let the mover that the grid has be impatient, or otherwise changed."""
-    monkeypatch.setattr(carriers, "PATIENCE", PATIENCE)
+def hurry(grid, monkeypatch, change, patience=PATIENCE):
+    """Change the children of the mover that the grid has, and how patient it is with them."""
+    monkeypatch.setattr(carriers, "PATIENCE", patience)
     grid.movers[-1]._command = child(change)
 
 
 @pytest.mark.parametrize("trouble", ["killed", "frozen"])
 async def test_a_server_in_trouble_amid_many_files(grid, monkeypatch, trouble):
     """Some have arrived whole, one in part, when the server is killed or freezes."""
-    hurry(grid, monkeypatch)
+    hurry(grid, monkeypatch, HASTY.format(3))
     for number in range(8):
         grid.put(f"tree/0{number}", content(1000 + number))
     large = [grid.put(f"tree/1{number}") for number in range(6)]
@@ -141,19 +141,22 @@ def peer(request: pytest.FixtureRequest) -> GridServer | DavServer | XrootdServe
 
 
 async def test_a_server_that_freezes(peer, authority, proxy, reactor, tmp_path, monkeypatch):
-    """In the middle of a file, or after it: the process is killed when nothing has come for its time."""
+    """In the middle of a file: the process is killed when nothing has come for its time."""
     certificate, key = authority.issue("alice")
     papers = Papers(certificate, key, ca=authority.folder) if isinstance(peer, DavServer) else None
     grid = Grid(authority, peer, proxy, reactor, tmp_path, papers)
-    hurry(grid, monkeypatch)
     large = grid.put("005")
     os.truncate(large, LARGE)
     order = grid.order()
     copying = start(grid.mover.copy(order, await grid.archive.locate("005"), grid.moved.append))
     await until(lambda: size_of(peer, grid) > LARGE // 10, "bytes arrive", 60)
     peer.freeze()
-    with pytest.raises(PassingFault):
+    (process,) = grid.movers[0]._all
+    monkeypatch.setattr(carriers, "PATIENCE", 2.0)
+    process._be_patient(2.0)
+    with pytest.raises(PassingFault, match="did not get on within 2 s"):
         await copying
+    monkeypatch.undo()
     assert not grid.movers[0]._all
     peer.thaw()
     assert "005" not in grid.delivered()
@@ -165,14 +168,18 @@ async def test_a_server_that_freezes(peer, authority, proxy, reactor, tmp_path, 
     await grid.movers[1].stop()
 
 
-@pytest.mark.parametrize("manners", ["resets", "drips", "babbles", "greets"])
+ILL = [("gridftp", "greets")]
+ILL += [(name, manners) for name in ("gridftp", "nginx", "xrootd") for manners in ("resets", "drips", "babbles")]
+
+
+@pytest.mark.parametrize(("peer", "manners"), ILL, indirect=["peer"])
 async def test_a_peer_without_manners(peer, manners, authority, proxy, reactor, tmp_path, monkeypatch):
     """It resets, drips a byte a second, talks nonsense or greets without end, until it is what it should be."""
     relay = Relay(reactor, peer.port)
     certificate, key = authority.issue("alice")
     papers = Papers(certificate, key, ca=authority.folder) if isinstance(peer, DavServer) else None
     grid = Grid(authority, Behind(relay, peer), proxy, reactor, tmp_path, papers)
-    hurry(grid, monkeypatch)
+    hurry(grid, monkeypatch, HASTY.format(2), 6.0)
     grid.put("005", content(10_000))
     relay.manners = manners
     with pytest.raises(PassingFault):
@@ -195,9 +202,8 @@ async def test_a_peer_that_sips(nginx, authority, proxy, reactor, tmp_path, monk
     certificate, key = authority.issue("alice")
     papers = Papers(certificate, key, ca=authority.folder)
     grid = Grid(authority, Behind(relay, nginx), proxy, reactor, tmp_path, papers)
-    hurry(grid, monkeypatch, f"{HASTY}; server.SLOWEST_COPY = 100_000_000; server.LEAST_TIME = 14")
     # gfal2 tells every five seconds how it gets on.
-    monkeypatch.setattr(carriers, "PATIENCE", 16.0)
+    hurry(grid, monkeypatch, "server.SLOWEST_COPY = 100_000_000; server.LEAST_TIME = 14", 16.0)
     os.truncate(grid.put("005"), LARGE)
     relay.manners = "sips"
     with pytest.raises(PassingFault):
@@ -223,7 +229,7 @@ async def test_a_server_that_lies(lie, told, authority, proxy, reactor, tmp_path
     liar = Liar(authority, reactor, tmp_path)
     certificate, key = authority.issue("alice")
     grid = Grid(authority, liar, proxy, reactor, tmp_path, Papers(certificate, key, ca=authority.folder))
-    hurry(grid, monkeypatch)
+    hurry(grid, monkeypatch, HASTY.format(5))
     data = content(10_000)
     grid.put("005", data)
     liar.lie = lie
