@@ -171,6 +171,16 @@ class Peer:
             assert time.monotonic() < end, f"the server does not answer: {self._process}"
             time.sleep(0.05)
 
+    def freeze(self) -> None:
+        """Let it and all its sessions do nothing, until `thaw`."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let them go on."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """End it and all its sessions, in the middle of whatever they do."""
         if self._process is None:

@@ -40,6 +40,7 @@ from datahub.transfers.stagers import Stager
 from datahub.transfers.stagers.archive import ArchiveStager
 from datahub.transfers.stagers.callback import Address, CallbackStager, Patience, Shelf, make_client
 from datahub.transfers.stuck import StuckWatch
+from datahub.transfers.tidying import TIDY
 from datahub.work import ledger
 
 __all__ = ["build", "declare"]
@@ -56,6 +57,7 @@ def declare(connection: Connection, config: Config) -> None:
     ledger.declare(connection, STAGE, config.transfers.staging_concurrent)
     ledger.declare(connection, MOVE, config.transfers.moving_concurrent)
     ledger.declare(connection, FTS, config.transfers.fts_concurrent)
+    ledger.declare(connection, TIDY, None)
     declare_servers(connection, _fts_urls(config.transfers))
 
 

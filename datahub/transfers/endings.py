@@ -75,18 +75,21 @@ class Endings:
         self._limits = limits
         self._clock = clock
 
-    def fault(self, item: Item, error: Exception) -> Outcome:
-        """Try again what may pass, until it has failed for ``retry_for``; end what will not, and say why."""
+    def fault(self, item: Item, error: Exception, left: str = "") -> Outcome:
+        """Try again what may pass, until it has failed for ``retry_for``; end what will not, and say why.
+
+        An end is told with what it has ``left``.
+        """
         transfer: Transfer = item.record
         if isinstance(error, FinalFault):
-            return Fail(self._failed(item, transfer, str(error)))
+            return Fail(self._failed(item, transfer, f"{error}{left}"))
         if not isinstance(error, PASSING):
             log.failure("{lane} of transfer {id} met an internal fault", lane=item.lane, id=transfer.id)
         reason = str(error) if isinstance(error, PASSING) else f"internal fault ({type(error).__name__}), see the log"
         late = isinstance(error, BrokenPromise)
         since = (transfer.late_since if late else None) or transfer.failing_since or self._clock.wall()
         if self._clock.wall() - since > self._limits.retry_for * 1000:
-            told = f"given up after {item.attempt} tries since {rfc3339(since)}: {reason}"
+            told = f"given up after {item.attempt} tries since {rfc3339(since)}: {reason}{left}"
             return Fail(self._failed(item, transfer, told))
         pause = int(min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(item.attempt - 1, 20)) * uniform(0.8, 1.2))
         log.info(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 from twisted.internet.interfaces import IReactorTime
@@ -21,10 +20,11 @@ from datahub.transfers.attempts import Attempts
 from datahub.transfers.endings import FTS, MOVE, STAGE, CallBackLate, Endings, Limits, too_late
 from datahub.transfers.filing import Filing
 from datahub.transfers.handing import AT_A_TIME, Handing
-from datahub.transfers.model import Status, Transfer, parse_checksum, printable
+from datahub.transfers.model import Status, Transfer, printable
 from datahub.transfers.movers import Delivery, Mover, Order
 from datahub.transfers.stagers import Errand, Found, Stager
-from datahub.work import Done, Item, Next, Outcome, Park, Record, ledger
+from datahub.transfers.tidying import TIDY, Tidying, Untidy, left_by, mover_of, order_of
+from datahub.work import Done, Fail, Item, Next, Outcome, Park, Record, ledger
 from datahub.work.lane import Step
 from datahub.work.sweeper import DEADLINE
 
@@ -65,11 +65,13 @@ class Pipeline:
     def steps(self) -> list[Step]:
         """The lanes, in the order a transfer goes through them."""
         follow = [self._handing.step()] if self._handing else []
+        tidy = Tidying(self._movers, self._clock).step()
         return [
             Step(STAGE, self._limits.staging, self._begin(tables.begin_staging), self.stage, self.fault),
-            Step(MOVE, self._limits.moving, self._begin(tables.begin_moving), self.move, self.fault),
+            Step(MOVE, self._limits.moving, self._begin(tables.begin_moving), self.move, self._moving_fault),
             Step(FTS, AT_A_TIME, self._begin(tables.begin_moving), self.hand_over, self.fault),
             *follow,
+            tidy,
         ]
 
     def _begin(self, move_on: Any) -> Any:
@@ -100,16 +102,24 @@ class Pipeline:
         transfer: Transfer = item.record
         if transfer.fts_attempt is not None or self._limits.lane_of(transfer) == FTS:
             return Next(FTS, cost=self.cost(transfer))
-        mover = self._mover_of(transfer)
-        if transfer.status is Status.CANCELLING:
-            return await self._undo(item, transfer, mover)
+        mover = mover_of(transfer, self._movers)
         try:
+            if transfer.status is Status.CANCELLING:
+                return await self._undo(item, transfer, mover)
             return await self._deliver(item, transfer, mover)
-        except FinalFault:
-            await mover.discard(self._order(item, transfer))
+        except FinalFault as error:
+            await _discard_after(error, order_of(item, transfer), mover)
             raise
         finally:
             self.moved.pop(transfer.id, None)
+
+    def _moving_fault(self, item: Item, error: Exception) -> Outcome:
+        """Try again, or end; what nobody could remove before that is removed later."""
+        if isinstance(error, FinalFault) and not isinstance(error, Untidy):
+            return self.fault(item, error)
+        left = f"; what may be left of it, {left_by(item.record)}*, is removed as soon as that can be done"
+        outcome = self._endings.fault(item, error, left)
+        return Next(TIDY, outcome.record) if isinstance(outcome, Fail) else outcome
 
     async def hand_over(self, item: Item) -> Outcome:
         """Have an FTS server move it; if none does any more, and none has begun, it is moved here."""
@@ -125,22 +135,15 @@ class Pipeline:
 
     async def _undo(self, item: Item, transfer: Transfer, mover: Mover) -> Outcome:
         """Clear up what is to be stopped; what was delivered before anybody noticed is delivered."""
-        order = self._order(item, transfer)
+        order = order_of(item, transfer)
         if transfer.delivery is not None and await mover.is_published(order, transfer.delivery):
             await mover.publish(order, transfer.delivery)
             return Done(self._endings.delivered(item, transfer, transfer.delivery))
         await mover.discard(order)
         return Done(self._endings.cancelled(transfer))
 
-    def _mover_of(self, transfer: Transfer) -> Mover:
-        scheme = urlsplit(transfer.destination_path).scheme
-        if scheme not in self._movers:
-            # It had one when it was submitted, and will have it again if that was a slip.
-            raise PassingFault(f"no mover for {scheme}:// is configured any more: see [transfers.movers]")
-        return self._movers[scheme]
-
     async def _deliver(self, item: Item, transfer: Transfer, mover: Mover) -> Outcome:
-        order = self._order(item, transfer)
+        order = order_of(item, transfer)
         delivery = transfer.delivery
         if delivery is None:
             if item.attempt > 1 or transfer.attempts:
@@ -180,11 +183,6 @@ class Pipeline:
         found = self._stager.remote(transfer) if remote else None
         return found or await self._stager.locate(transfer)
 
-    def _order(self, item: Item, transfer: Transfer) -> Order:
-        return Order(
-            transfer.id, item.label, transfer.destination_path, transfer.overwrite, parse_checksum(transfer.checksum)
-        )
-
     def _count(self, number: str, size: int) -> None:
         self.moved[number] = self.moved.get(number, 0) + size
 
@@ -212,3 +210,11 @@ class Pipeline:
             failing_since=None,
             late_since=None,
         )
+
+
+async def _discard_after(error: FinalFault, order: Order, mover: Mover) -> None:
+    """Leave nothing; raises `Untidy`, with the reason of the end in front, when something may be left."""
+    try:
+        await mover.discard(order)
+    except (PassingFault, FinalFault) as fault:
+        raise Untidy(f"{error}; what was copied could not be removed: {fault}") from fault

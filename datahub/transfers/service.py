@@ -27,6 +27,7 @@ from datahub.transfers import file_tables, tables
 from datahub.transfers.model import FileRecord, Filter, Place, Status, Submission, Transfer, parse_checksum
 from datahub.transfers.movers import Destination
 from datahub.transfers.pipeline import LANES, STAGE, Limits, too_late
+from datahub.transfers.tidying import TIDY
 from datahub.work import ledger
 from datahub.work.lane import Floor
 from datahub.work.tables import RUNNING
@@ -257,6 +258,8 @@ class Transfers:
             late_since=None,
             time_error=None,
         )
+        # The next attempt tidies up before it copies; who does so now is stopped.
+        ledger.withdraw(connection, [TIDY], transfer.id)
         self._enqueue(connection, self.rules.limits.lane_of(transfer) if staged else STAGE, transfer)
 
     async def for_each(self, caller: Caller, wanted: Filter, verb: str, *, dry_run: bool) -> dict[str, list[str]]:

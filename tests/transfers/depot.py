@@ -212,9 +212,9 @@ class Depot:
         found: Transfer = self.store.now(partial(tables.find, number=number))
         return found
 
-    def place(self, number: str) -> Place | None:
-        """Read the place in the ledger."""
-        found: Place | None = self.store.now(lambda c: tables.find_place(c, LANES, number))
+    def place(self, number: str, *lanes: str) -> Place | None:
+        """Read the place in the ledger, or in some lanes of it."""
+        found: Place | None = self.store.now(lambda c: tables.find_place(c, lanes or LANES, number))
         return found
 
     def seen(self, number: str) -> Seen:
@@ -223,9 +223,9 @@ class Depot:
         found: Seen = finding.result
         return found
 
-    def wait_for_retry(self, number: str) -> int:
+    def wait_for_retry(self, number: str, *lanes: str) -> int:
         """Let the time go by until the transfer is due, wake it, and give how long it took, in milliseconds."""
-        place = self.place(number)
+        place = self.place(number, *lanes)
         assert place is not None
         assert place.due is not None
         pause = place.due - self.hub_clock.now()

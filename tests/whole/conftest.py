@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.gridftp import Authority, GridServer, need_grid
 from tests.whole.site import Site, opened
 
 HERE = Path(__file__).parent
@@ -43,3 +44,25 @@ def server_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site
     """Give a site on each database server."""
     with opened(request.param, tmp_path) as site:
         yield site
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """Give who signs all certificates here."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def grid(authority: Authority) -> Iterator[GridServer]:
+    """Give a GridFTP server."""
+    need_grid()
+    server = GridServer(authority)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def proxy(authority: Authority) -> Path:
+    """Give alice's proxy."""
+    return authority.proxy("alice")

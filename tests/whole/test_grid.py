@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
+import shutil
 import ssl
 import subprocess
 import sys
@@ -17,8 +19,9 @@ from zlib import adler32
 
 import pytest
 
-from tests.gridftp import Authority, GridServer, need_grid
-from tests.whole.daemon import ROOT, Daemon, crashing, free_port, until
+from tests.gridftp import Authority
+from tests.whole.daemon import FOREGROUND, ROOT, TWISTD, Daemon, crashing, free_port, until
+from tests.whole.grid import contents, sections
 from tests.whole.site import FILE, TREE, Site
 from tests.whole.stager import Staging, report
 from tests.xrootd import XrootdServer, need_xrootd
@@ -27,27 +30,10 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
 LARGE = 300_000_000
 
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Give who signs all certificates here."""
-    return Authority(tmp_path_factory.mktemp("authority"))
-
-
-@pytest.fixture(scope="module")
-def grid(authority: Authority) -> Iterator[GridServer]:
-    """Give a GridFTP server."""
-    need_grid()
-    server = GridServer(authority)
-    server.start()
-    yield server
-    server.kill()
-
-
-@pytest.fixture(scope="module")
-def proxy(authority: Authority) -> Path:
-    """Give alice's proxy."""
-    return authority.proxy("alice")
+READS = "dac_read_search"
+AS_A_READER = ["setpriv", "--securebits", "+no_setuid_fixup", "--inh-caps", f"+{READS}", "--ambient-caps", f"+{READS}"]
+AS_A_READER += ["--bounding-set", f"-all,+{READS},+setuid,+setgid"]
+"""Before a command that is to become somebody else: it may read all, as the Python of the tests may be root's own."""
 
 
 @pytest.fixture
@@ -58,21 +44,6 @@ def xrootd(authority: Authority) -> Iterator[XrootdServer]:
     server.start()
     yield server
     server.remove()
-
-
-def sections(grid: GridServer, proxy: Path) -> dict[str, dict[str, Any]]:
-    """Configure a hub that moves to the server."""
-    return {
-        "transfers.movers": {"gsiftp": "gfal:"},
-        "transfers.mover_options.gsiftp": {"proxy": str(proxy), "ca": str(grid.authority.folder)},
-    }
-
-
-def contents(place: Path) -> dict[str, bytes]:
-    """Give all files of a tree, or the only file."""
-    if place.is_file():
-        return {"": place.read_bytes()}
-    return {str(each.relative_to(place)): each.read_bytes() for each in place.rglob("*") if each.is_file()}
 
 
 def descendants(number: int) -> set[int]:
@@ -192,6 +163,24 @@ def test_children_die_with_the_hub(site, grid, proxy):
     assert seen["status"] == "SUCCESS", seen
     assert [each.name for each in there.iterdir()] == ["large"]
     assert contents(there / "large") == contents(large)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_a_hub_that_has_given_up_the_rights_of_root(site, grid, proxy):
+    """As ``twistd --uid --gid`` leaves it, nobody may look into its process, not even its children: they move all."""
+    own = Path(shutil.copy(proxy, site.folder))
+    daemon = site.hub(sections=sections(grid, own))
+    for each in [site.folder, *site.folder.rglob("*")]:
+        shutil.chown(each, "nobody")
+    daemon.spawn([*AS_A_READER, *TWISTD], [*FOREGROUND, "--uid", "nobody", "--gid", "nogroup"])
+    daemon.await_ready()
+    jobs = [daemon.submit(product, grid.url(site.deliveries / "dave")) for product in (FILE, TREE)]
+    for seen in daemon.await_final(jobs):
+        assert seen["status"] == "SUCCESS", seen
+        assert contents(site.deliveries / "dave" / seen["product_id"]) == contents(site.archive / seen["product_id"])
+    who = Path(f"/proc/{daemon.pid}/status").read_text()
+    assert f"Uid:\t{pwd.getpwnam('nobody').pw_uid}" in who
+    daemon.stop()
 
 
 class FtsProcess:

@@ -8,6 +8,8 @@ import os
 import signal
 import stat
 import sys
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from urllib.parse import quote
 
@@ -28,20 +30,30 @@ def publish(grid: Grid, order: Order) -> Order:
     final, temporary = names(order)
     if grid.look(temporary) is not None:
         refuse_existing(grid, order, order["folder"])
-        grid.rename(temporary, final, folder=order["folder"], replace=order["overwrite"] and not order["folder"])
-    elif not _is_ours(grid, order, final):
+        try:
+            grid.rename(temporary, final, folder=order["folder"], replace=order["overwrite"] and not order["folder"])
+        except FaultError as fault:
+            # It may have been done though the answer was lost; what asks again is told that nothing is there.
+            if fault.kind == "never" or not _is_published(grid, order):
+                raise
+    elif not _is_ours(grid, order):
         raise FaultError(f"the copy for {final} has gone: it is made again", "destination", kind="lost")
     return {}
 
 
 def find(grid: Grid, order: Order) -> Order:
     """Say whether what was copied has its final name."""
-    final, temporary = names(order)
-    return {"published": grid.look(temporary) is None and _is_ours(grid, order, final)}
+    return {"published": _is_published(grid, order)}
 
 
-def _is_ours(grid: Grid, order: Order, final: str) -> bool:
+def _is_published(grid: Grid, order: Order) -> bool:
+    _, temporary = names(order)
+    return grid.look(temporary) is None and _is_ours(grid, order)
+
+
+def _is_ours(grid: Grid, order: Order) -> bool:
     """Whether all that was copied is under the final name: there is nothing else by which it could be known."""
+    final, _ = names(order)
     found, known = grid.look(final), order["checksums"]
     if found is None or stat.S_ISDIR(found.st_mode) != order["folder"]:
         return False
@@ -93,9 +105,27 @@ def take_token() -> None:
         sys.stderr.write(f"no token is shown to servers: {path} can't be read: {error}\n")
 
 
-def main() -> None:
-    """Obey until there are no more orders; die with the hub, whatever goes on."""
+def die_with(parent: int) -> None:
+    """Be killed when the process ``parent`` ends, which began this one; if it has ended already, end."""
     ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the hub has ended")
+
+
+def next_order(lines: Iterator[str]) -> Order | None:
+    """Read an order with its ``entries``, of which it says how many lines they are; None when there are no more."""
+    line = next(lines, None)
+    if line is None:
+        return None
+    order: Order = json.loads(line)
+    entries = [json.loads(each) for each in islice(lines, order.get("entries", 0))]
+    # Of a list that was cut off nothing is copied.
+    return {**order, "entries": entries} if len(entries) == order.get("entries", 0) else None
+
+
+def main() -> None:
+    """Obey until there are no more orders; die with the hub, whose process id is the only argument."""
+    die_with(int(sys.argv[1]))
     os.setsid()
     # What libraries print goes to the hub's log.
     line = Line(os.dup(1))
@@ -104,5 +134,5 @@ def main() -> None:
         os.environ.setdefault(name, value)
     take_token()
     grid = Grid(line) if HAS_GFAL2 else None
-    for order in sys.stdin:
-        obey(grid, line, json.loads(order))
+    while (order := next_order(sys.stdin)) is not None:
+        obey(grid, line, order)

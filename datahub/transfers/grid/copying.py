@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -18,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from datahub.transfers.grid.digests import manifest, new_digest
-from datahub.transfers.grid.server import BLOCK, PATIENCE, SLOWEST, WEB, FaultError, Grid, Line, time_for
+from datahub.transfers.grid.server import BLOCK, MISSING, PATIENCE, WEB, FaultError, Grid, Line, time_for
 
 __all__ = ["Copy", "Order", "names", "refuse_existing"]
 
@@ -31,19 +30,24 @@ MANY = 8
 """From so many files on globus-url-copy is quicker, far away by far: it does not wait for the end of one file."""
 
 
+SINGLY = 60
+"""Seconds for each file that is moved by itself, on the average: a dozen answers of a server far away."""
+
+DYING_WITH_US = ["setpriv", "--pdeathsig", "KILL", "sh", "-c", 'test $PPID = "$0" && exec "$@"']
+"""Before a number of ours and a command: it outlives us as little as we outlive the hub.
+
+The shell is for who was killed before the command was to hear of it: then its parent is another one.
+"""
+
+
 class Here:
     """A product of this host: each file must still be the one that the hub has found."""
 
     def __init__(self, order: Order, line: Line) -> None:
         self._root = order["root"]
-        self._list = order["list"]
         self._line = line
-        self.is_folder = order["folder"]
-
-    def checked(self) -> dict[str, Order]:
+        self.checked: dict[str, Order] = {entry["path"]: entry for entry in order["entries"]}
         """All that the hub has said of files, by path."""
-        with open(self._list, encoding="ascii") as lines:  # noqa: PTH123
-            return {entry["path"]: entry for entry in map(json.loads, lines)}
 
     def url(self, path: str) -> str:
         """The URL for globus-url-copy."""
@@ -99,24 +103,27 @@ class Copy:
         self._list()
         self._refuse_hopeless()
         files = {path: entry for path, entry in self._entries.items() if not entry["is_directory"]}
+        size = sum(entry["size"] for entry in files.values())
         self._grid.make_folder(self._order["destination"])
         self._grid.remove(self._target)
         try:
             if self._is_folder:
                 self._make_folders()
             bulk = self._in_bulk(files) if len(files) >= MANY else False
+            end = time.monotonic() + time_for(2 * size, SINGLY * len(files))
             for path, entry in files.items():
+                if time.monotonic() > end:
+                    raise _too_slow(len(files), size)
                 self._copy_file(path, entry, there=bulk)
         except BaseException:
             with suppress(FaultError):
                 self._grid.remove(self._target)
             raise
-        size = sum(entry["size"] for entry in files.values())
         return {"files": len(files), "size": size, "folder": self._is_folder, "checksums": self._checksums()}
 
     def _list(self) -> None:
         if self._here:
-            self._entries = self._here.checked()
+            self._entries = self._here.checked
             return
         url = self._order["url"]
         found = self._grid.look(url, "source")
@@ -164,8 +171,7 @@ class Copy:
         schemes = {self._target.partition(":")[0], self._origin("").partition(":")[0]}
         if program is None or not schemes <= {"gsiftp", "file"}:
             return False
-        # It is to outlive us as little as we outlive the hub.
-        command = ["setpriv", "--pdeathsig", "KILL", program, "-fast", "-pp", "-vb", "-st", str(PATIENCE)]
+        command = [*DYING_WITH_US, str(os.getpid()), program, "-fast", "-pp", "-vb", "-st", str(PATIENCE)]
         with os.fdopen(os.memfd_create("datahub-names"), "w") as names:
             if self._here:
                 names.writelines(f'"{self._origin(path)}" "{self._there(path)}"\n' for path in files)
@@ -188,23 +194,21 @@ class Copy:
         return True
 
     def _follow(self, output: Any, files: dict[str, Order]) -> None:
-        """It names each file that it begins, and counts the bytes of a large one."""
+        """It names each file that it begins, and counts the bytes of a large one every five seconds."""
         sizes = [entry["size"] for entry in files.values()]
-        patience, rest = PATIENCE + max(sizes) // SLOWEST, iter(sizes)
-        size = counted = 0
+        rest, size, counted = iter(sizes), 0, 0
         end = time.monotonic() + time_for(sum(sizes), len(sizes))
-        self._grid.line.say(patience=patience)
+        self._grid.line.say(patience=PATIENCE)
         while data := output.read1(BLOCK):
             if time.monotonic() > end:
-                text = f"{len(sizes)} files of {sum(sizes)} bytes together are moved too slowly"
-                raise FaultError(text, "transfer", errno.ETIMEDOUT)
+                raise _too_slow(len(sizes), sum(sizes))
             for part in re.split(rb"[\r\n]", data):
                 count = re.match(rb"\s*(\d+) bytes", part)
-                if count:
-                    self._grid.line.say(moved=max(0, int(count[1]) - counted), patience=patience)
-                    counted = max(counted, int(count[1]))
-                elif part.startswith(b"  "):
-                    self._grid.line.say(moved=max(0, size - counted), patience=patience)
+                if count and int(count[1]) > counted:
+                    self._grid.line.say(moved=int(count[1]) - counted, patience=PATIENCE)
+                    counted = int(count[1])
+                elif count is None and part.startswith(b"  "):
+                    self._grid.line.say(moved=max(0, size - counted), patience=PATIENCE)
                     size, counted = next(rest, 0), 0
 
     def _copy_file(self, path: str, entry: Order, *, there: bool) -> None:
@@ -229,13 +233,17 @@ class Copy:
             if found is not None and found.st_size == size and grid.checksum(target, "adler32", size) == own:
                 return
         grid.copy(origin, target, size)
-        arrived = grid.checksum(target, "adler32", size)
+        name = path or self._order["quoted_name"]
+        try:
+            arrived = grid.checksum(target, "adler32", size)
+        except FaultError as fault:
+            if fault.number not in MISSING:
+                raise
+            text = f"{name!r} was taken by the server, and is not there"
+            raise FaultError(text, "transfer", kind="damaged") from None
         if arrived != own:
-            raise FaultError(
-                f"{path or self._order['quoted_name']!r} arrived damaged: the adler32 is {arrived}, it should be {own}",
-                "transfer",
-                kind="damaged",
-            )
+            text = f"{name!r} arrived damaged: the adler32 is {arrived}, it should be {own}"
+            raise FaultError(text, "transfer", kind="damaged")
 
     def _own_sum(self, origin: str, file: int | None, algorithm: str, size: int) -> str:
         if file is None or self._here is None:
@@ -256,6 +264,11 @@ class Copy:
         if not self._is_folder:
             return {"adler32": self._sums[""], **{k[1:]: v for k, v in self._sums.items() if k.startswith("\0")}}
         return {"manifest-adler32": manifest(self._sums)}
+
+
+def _too_slow(files: int, size: int) -> FaultError:
+    text = f"{files} files of {size} bytes together are moved too slowly"
+    return FaultError(text, "transfer", errno.ETIMEDOUT)
 
 
 def refuse_existing(grid: Grid, order: Order, is_folder: bool) -> None:

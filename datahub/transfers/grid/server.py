@@ -20,7 +20,7 @@ try:
 except ImportError:
     gfal2 = None
 
-__all__ = ["BLOCK", "HAS_GFAL2", "PATIENCE", "SLOWEST", "WEB", "FaultError", "Grid", "Line", "time_for"]
+__all__ = ["BLOCK", "HAS_GFAL2", "MISSING", "PATIENCE", "SLOWEST", "WEB", "FaultError", "Grid", "Line", "time_for"]
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ PATIENCE = 60  # seconds in which a peer must do something
 BREATH = 5.0  # seconds between two lines that only say that it goes on
 SLOWEST = 5_000_000  # bytes a second: a server that computes a checksum more slowly has failed
 SLOWEST_COPY = 100_000  # bytes a second in all, so that who drips holds no place for ever
-LEAST_TIME = 3600  # seconds that a copy may take in all, however small it is
+LEAST_TIME = 3600  # seconds that a copy, or a folder's list, may take in all, however small it is
 
 MISSING = (errno.ENOENT,)
 THERE = (errno.EEXIST,)
@@ -108,9 +108,13 @@ class Grid:
         One that is not UTF-8 is a fault; with ``readable`` it is passed over.
         """
         found: list[tuple[str, Any]] = []
+        end = time.monotonic() + LEAST_TIME
         folder = self._at(where, self._context.directory, url)
         while True:
             entry, status = self._at(where, folder.readpp)
+            if time.monotonic() > end:
+                text = f"{url} is listed too slowly, or has no end: {len(found)} names so far"
+                raise FaultError(text, where, errno.ETIMEDOUT)
             try:
                 name = "" if entry is None else entry.d_name
             except UnicodeDecodeError:
@@ -210,11 +214,12 @@ class Grid:
 
     def copy(self, source: str, target: str, size: int) -> None:
         """Copy one file, telling how it gets on."""
-        told = 0
+        told, end = 0, time.monotonic() + time_for(size)
 
         def tell(_source: str, _target: str, _average: int, _now: int, moved: int, _elapsed: int) -> None:
             nonlocal told
-            if moved > told:
+            # For WebDAV gfal2 does not keep to the time that it is given: the mover gives up who is silent.
+            if moved > told and time.monotonic() < end:
                 self.line.say(moved=moved - told)
                 told = moved
 
@@ -234,10 +239,13 @@ class Grid:
             if fault.number in MISSING:
                 raise
         file = self._at(where, self._context.file, url, "r")
-        digest, end = new_digest(algorithm), time.monotonic() + time_for(size)
+        digest, end, rest = new_digest(algorithm), time.monotonic() + time_for(size), size
         while block := self._at(where, file.read_bytes, BLOCK):
             digest.update(block)
             self.line.say(patience=PATIENCE)
+            rest -= len(block)
+            if rest < 0:
+                raise FaultError(f"{url} holds more than {size} bytes", where, kind="damaged")
             if time.monotonic() > end:
                 raise FaultError(f"{url} is read too slowly: {size} bytes take too long", where, errno.ETIMEDOUT)
         return str(digest.hexdigest())

@@ -5,9 +5,11 @@ What they speak is told in `datahub.transfers.grid`.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from io import BytesIO
 from signal import SIGKILL
 from typing import Any
 
@@ -17,9 +19,11 @@ from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
+from twisted.protocols.basic import FileSender
 from twisted.python.failure import Failure
 
 from datahub.errors import PassingFault
+from datahub.kit.aio import gather, within
 from datahub.transfers.movers import Checksum, CopiedFile, Filed, Progress, nobody
 
 __all__ = ["Carriers", "Fault"]
@@ -32,8 +36,30 @@ PATIENCE = 90.0
 IDLE = 30.0
 """Seconds that a carrier without an order is kept: its login at the server with it."""
 
+LAST_WAIT = 20.0
+"""Seconds in which a process that was killed must have gone: one that waits for a dead disk (state D) can't."""
+
 LONGEST_LINE = 64 * 1024
 SHOWN = 2000
+
+
+class Lines:
+    """What is told beside an order, a line of JSON each; it may be long, so it is sent as it is read."""
+
+    def __init__(self) -> None:
+        self._written = BytesIO()
+        self.count = 0
+
+    def add(self, facts: Mapping[str, object]) -> None:
+        """Write a line."""
+        self._written.write(_line(facts))
+        self.count += 1
+
+    def send(self, consumer: Any) -> Deferred[Any]:
+        """Send all of it; fails when the consumer wants no more."""
+        self._written.seek(0)
+        sending: Deferred[Any] = FileSender().beginFileTransfer(self._written, consumer)
+        return sending
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -90,20 +116,23 @@ class Carriers:
         for _, leaving in self._idle:
             leaving.cancel()
         self._idle.clear()
-        for each in list(self._all):
-            await each.end()
+        await gather(*(each.end() for each in self._all))
 
     async def obey(
-        self, order: Mapping[str, object], progress: Progress, filed: Filed = nobody
+        self,
+        order: Mapping[str, object],
+        progress: Progress,
+        filed: Filed = nobody,
+        entries: Lines | None = None,
     ) -> dict[str, Any] | Fault:
-        """Have an order carried out: what the carrier says of it in the end.
+        """Have an order carried out, with what is in its product: what the carrier says of it in the end.
 
-        When this is cancelled or raises, nothing of it goes on. Raises `PassingFault` when the process dies, or
-        is killed because it does not get on.
+        When this is cancelled or raises, nothing of it goes on, see `LAST_WAIT`. Raises `PassingFault` when the
+        process dies, or is killed because it does not get on.
         """
         carrier = self._take()
         try:
-            answer = await carrier.obey(msgspec.json.encode(order) + b"\n", progress, filed)
+            answer = await carrier.obey(order, progress, filed, entries or Lines())
         except BaseException:
             await carrier.end()
             raise
@@ -126,7 +155,8 @@ class Carriers:
         program = self._command[0]
         if not os.access(program, os.X_OK):
             raise PassingFault(f"the program {program} is not on this host: install it")
-        self._reactor.spawnProcess(carrier, program, self._command, env=self._environment)
+        # It looks whether its parent is still the hub, once it dies with that.
+        self._reactor.spawnProcess(carrier, program, [*self._command, str(os.getpid())], env=self._environment)
         self._all.add(carrier)
         return carrier
 
@@ -154,14 +184,25 @@ class _Carrier(ProcessProtocol):
         self._filed: Filed = nobody
         self._limit: IDelayedCall | None = None
         self._ends: list[Deferred[None]] = []
+        self._number = 0
+        self._leaving: IDelayedCall | None = None
 
-    def obey(self, order: bytes, progress: Progress, filed: Filed) -> Deferred[dict[str, Any] | Fault]:
+    def connectionMade(self) -> None:
+        assert self.transport is not None  # noqa: S101 - it was spawned
+        self._number = self.transport.pid or 0
+
+    def obey(
+        self, order: Mapping[str, object], progress: Progress, filed: Filed, entries: Lines
+    ) -> Deferred[dict[str, Any] | Fault]:
         """Give it an order; who cancels this must `end` it."""
         self._answer = Deferred(self._cancelled)
         self._progress, self._filed = progress, filed
         self._be_patient(PATIENCE)
         assert self.transport is not None  # noqa: S101 - it was spawned
-        self.transport.write(order)
+        self.transport.write(_line({**order, "entries": entries.count}))
+        if entries.count:
+            # When the process ends before it has read them, that is told by other means.
+            entries.send(self.transport).addErrback(lambda _: None)
         return self._answer
 
     def _cancelled(self, _: object) -> None:
@@ -216,9 +257,10 @@ class _Carrier(ProcessProtocol):
             self._rest().errback(PassingFault(f"the process that moves files {text}"))
 
     def leave(self) -> None:
-        """Let it end by itself; it has nothing to do."""
+        """Let it end by itself, within `LAST_WAIT`; it has nothing to do."""
         if self.alive and self.transport is not None:
             self.transport.closeStdin()
+            self._leaving = self._reactor.callLater(LAST_WAIT, self._kill)
 
     def _kill(self) -> None:
         if not self.alive or self.transport is None:
@@ -232,21 +274,35 @@ class _Carrier(ProcessProtocol):
             self.transport.signalProcess("KILL")
 
     async def end(self) -> None:
-        """Kill it and wait until it is gone, however often that is cancelled."""
-        cancelled = False
-        while self.alive:
+        """Kill it and wait until it is gone, however often that is cancelled, but no longer than `LAST_WAIT`."""
+        cancelled, last = False, self._reactor.seconds() + LAST_WAIT
+        while self.alive and self._reactor.seconds() < last:
             self._kill()
             waiting: Deferred[None] = Deferred(self._ends.remove)
             self._ends.append(waiting)
             try:
-                await waiting
+                await within(last - self._reactor.seconds(), waiting, self._reactor, "its end")
+            except TimeoutError:
+                self._leave_behind()
             except CancelledError:
                 cancelled = True
         if cancelled:
             raise CancelledError
 
+    def _leave_behind(self) -> None:
+        assert self.transport is not None  # noqa: S101 - it was spawned
+        log.error(
+            "process {number}, which moved files, was killed and has not gone within {seconds:g} s: nobody waits for "
+            "it any more; its disk may be away, or what it has started holds its pipes",
+            number=self._number,
+            seconds=LAST_WAIT,
+        )
+        self.transport.loseConnection()
+
     def processEnded(self, reason: Failure) -> None:
         self.alive = False
+        if self._leaving is not None and self._leaving.active():
+            self._leaving.cancel()
         self._gone(self)
         if self._answer is not None:
             said = self._errors.decode("utf-8", "replace").strip()
@@ -255,6 +311,11 @@ class _Carrier(ProcessProtocol):
         ends, self._ends = self._ends, []
         for each in ends:
             each.callback(None)
+
+
+def _line(facts: Mapping[str, object]) -> bytes:
+    """A line of ASCII: what is no text in a name comes through, and is refused by its name."""
+    return json.dumps(facts).encode() + b"\n"
 
 
 def _copied(file: File) -> CopiedFile:

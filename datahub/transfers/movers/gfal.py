@@ -7,11 +7,9 @@ What was staged on another GridFTP server goes from there, without passing throu
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -33,7 +31,7 @@ from datahub.transfers.movers import (
     nobody,
 )
 from datahub.transfers.movers.addresses import check_folder, check_name, final_url, folder_url, place_of, prefix_of
-from datahub.transfers.movers.carriers import Carriers, Fault
+from datahub.transfers.movers.carriers import Carriers, Fault, Lines
 from datahub.transfers.movers.proxies import Papers
 
 __all__ = ["COMMAND", "GfalMover"]
@@ -60,6 +58,8 @@ _HELP = {
     errno.EBADE: "XRootD finds no way to authenticate that both sides know: with X.509 it takes a proxy, not a "
     "certificate and a key, and needs the Debian package xrootd-plugins on this host",
 }
+# gfal2 takes it for a refusal, though the connection broke, or what answers there just now is no such server.
+_BROKEN = re.compile(r"SSL handshake failed: (?!.*(alert|certificate))")
 # How GSI says that somebody is not let in; there is no number for it.
 _REFUSED = re.compile(r"\b530[ -]|Login incorrect|GSS Major Status: (Authentication|Authorization)")
 
@@ -101,14 +101,9 @@ class GfalMover:
         if isinstance(product, Remote):
             remote = {"root": None, "url": product.url, "folder": False}
             return _delivery(order, product.name, await self._obey({**wanted, **remote}, progress, filed))
-        with _listing() as file:
-            await stoppable(self._pool, partial(self._list, product, file))
-            here = {
-                "root": os.fsdecode(os.fsencode(product.root)),
-                "list": f"/proc/{os.getpid()}/fd/{file}",
-                "folder": product.is_directory,
-            }
-            return _delivery(order, product.name, await self._obey({**wanted, **here}, progress, filed))
+        entries = await stoppable(self._pool, partial(self._list, product))
+        here = {"root": os.fsdecode(os.fsencode(product.root)), "folder": product.is_directory}
+        return _delivery(order, product.name, await self._obey({**wanted, **here}, progress, filed, entries))
 
     async def publish(self, order: Order, delivery: Delivery) -> None:
         """Rename at the server: what is there is not replaced, unless the order says so."""
@@ -131,7 +126,7 @@ class GfalMover:
         await self._obey({"do": "discard", **names})
 
     async def leftovers(self, before: float) -> list[Leftover]:
-        """None: whole servers are not looked through; `discard` tidies up after each attempt."""
+        """None: whole servers are not looked through; what can't be discarded is so later, `transfers.tidying`."""
         return []
 
     async def remove(self, leftover: Leftover) -> None:
@@ -143,30 +138,27 @@ class GfalMover:
             raise PassingFault(trouble)
 
     async def _obey(
-        self, order: Mapping[str, object], progress: Progress = _ignore, filed: Filed = nobody
+        self,
+        order: Mapping[str, object],
+        progress: Progress = _ignore,
+        filed: Filed = nobody,
+        entries: Lines | None = None,
     ) -> dict[str, Any]:
-        answer = await self._carriers.obey(order, progress, filed)
+        answer = await self._carriers.obey(order, progress, filed, entries)
         if isinstance(answer, Fault):
             raise _fault_of(answer)
         return answer
 
-    def _list(self, product: Product, file: int, stop: Event) -> None:
-        """Write what is in the product, a line of JSON each."""
-        with os.fdopen(os.dup(file), "w", encoding="ascii") as lines:
-            for entry in self._archive.walk(product):
-                check(stop)
-                facts = {name: getattr(entry, name) for name in entry.__slots__}
-                lines.write(json.dumps(facts) + "\n")
+    def _list(self, product: Product, stop: Event) -> Lines:
+        """What is in the product: a child is told of it, for it can't open what the hub holds open.
 
-
-@contextmanager
-def _listing() -> Iterator[int]:
-    """A file in memory that a carrier can open by its path."""
-    file = os.memfd_create("datahub-product")
-    try:
-        yield file
-    finally:
-        os.close(file)
+        No other process can, once the hub has given up the rights of root: proc(5), "dumpable".
+        """
+        lines = Lines()
+        for entry in self._archive.walk(product):
+            check(stop)
+            lines.add({name: getattr(entry, name) for name in entry.__slots__})
+        return lines
 
 
 def _names(order: Order, name: str) -> dict[str, object]:
@@ -212,7 +204,7 @@ def _fault_of(fault: Fault) -> PassingFault | FinalFault:
     where = {"source": "the source ", "destination": "the destination "}.get(fault.where, "")
     if _REFUSED.search(fault.text) and "has expired" not in fault.text:
         return FinalFault(f"the server does not let the hub in: {fault.text}")
-    if fault.errno in _NEVER:
+    if fault.errno in _NEVER and not _BROKEN.search(fault.text):
         reason = _NEVER[fault.errno]
         return FinalFault(f"{where}{reason}: {fault.text}" if reason else fault.text)
     text = f"{fault.text} ({_HELP[fault.errno]})" if fault.errno in _HELP else fault.text
