@@ -20,7 +20,8 @@ from datahub.kit.threads import Pool, ReactorPool
 from datahub.kit.tls import ClientPolicy
 from datahub.transfers.elsewhere import SharedProgress
 from datahub.transfers.endings import Endings
-from datahub.transfers.handing import Handing, declare_servers
+from datahub.transfers.following import declare_servers
+from datahub.transfers.handing import Handing
 from datahub.transfers.housekeeping import Housekeeping
 from datahub.transfers.movers import Mover
 from datahub.transfers.movers.carriers import Carriers

@@ -172,10 +172,10 @@ def test_a_hub_that_does_not_know_the_server(depot):
     """Leaves following to the hubs that do, rather than end it for all."""
     number = depot.handed()
     depot.fake.finish(depot.job(number))
-    known, depot.handing._servers = depot.handing._servers, {}
+    known, depot.handing._following._servers = depot.handing._following._servers, {}
     depot.follow()
     assert depot.transfer(number).status is Status.TRANSFERRING
-    depot.handing._servers = known
+    depot.handing._following._servers = known
     depot.follow()
     assert depot.transfer(number).status is Status.SUCCESS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from datahub.kit.aio import start
-from datahub.transfers import endings, handing
-from datahub.transfers.handing import STOPPING
+from datahub.transfers import endings, following
+from datahub.transfers.landing import STOPPING
 from datahub.transfers.model import Status
 from tests.transfers.depot import caller
 from tests.transfers.fts_depot import TARGET, FtsDepot
@@ -139,7 +139,7 @@ async def test_a_product_that_is_another_by_now(depot):
 
 async def test_many_files_are_written_in_batches(depot, monkeypatch):
     """However many have ended when a job is looked at; nothing is written while nothing happens."""
-    monkeypatch.setattr(handing, "BATCH", 3)
+    monkeypatch.setattr(following, "BATCH", 3)
     depot.tree.names = [f"{each:02}" for each in range(11)]
     number = depot.handed_tree()
     depot.follow()

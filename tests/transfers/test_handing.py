@@ -12,7 +12,9 @@ from datahub.archive import Product
 from datahub.errors import PassingFault
 from datahub.kit.aio import start
 from datahub.transfers import endings
-from datahub.transfers.handing import AT_ONCE, LOOK_AGAIN, SENDING, STOPPING
+from datahub.transfers.following import AT_ONCE
+from datahub.transfers.handing import LOOK_AGAIN, SENDING
+from datahub.transfers.landing import STOPPING
 from datahub.transfers.model import Status
 from datahub.transfers.pipeline import FTS
 from datahub.transfers.view import view

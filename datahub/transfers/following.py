@@ -1,0 +1,218 @@
+"""Jobs at FTS servers are followed: one item a server asks about all that are due, and settles what has ended.
+
+A younger job is due more often. Any hub may follow what another has handed over.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection
+from twisted.logger import Logger
+
+from datahub.errors import FinalFault, PassingFault, Superseded
+from datahub.kit.aio import gather
+from datahub.transfers import file_tables, flights, tables
+from datahub.transfers.endings import FTS, MOVE
+from datahub.transfers.flights import Flight, Look, key_of
+from datahub.transfers.landing import Landing, final, has_ended, is_over
+from datahub.transfers.movers.fts import Job, TooLarge
+from datahub.transfers.movers.fts_jobs import Agent, conclude, details, ended, states
+from datahub.work import Item, Outcome, Retry, ledger
+from datahub.work.lane import Floor, Step, write
+
+__all__ = ["AT_ONCE", "FOLLOW", "REQUESTS", "SOONEST", "SWEEP", "Following", "declare_servers"]
+
+log = Logger()
+
+FOLLOW = "transfers.follow"
+
+SECOND = 1000
+SOONEST, LATEST = 2 * SECOND, 60 * SECOND
+PACE = 8
+"""A job is asked about when it has become older by this part of its age."""
+
+SWEEP = 5 * SECOND
+"""The longest rest between two sweeps: a job that was just handed over waits no longer."""
+
+AWAY = 10 * SECOND
+BATCH = 1000
+REMEMBERED = 10_000
+AT_ONCE = 100
+"""Jobs in one request: their ids are its path, and servers take 8 KiB."""
+
+REQUESTS = 4
+SETTLING = 16
+
+ANOTHERS = object()
+"""Stands for a server that only other hubs are configured with: its item is left to them."""
+
+
+class Following:
+    """Follows what ``agents`` have in flight, by the destination's scheme."""
+
+    def __init__(self, floor: Floor, agents: Mapping[str, Agent], landing: Landing) -> None:
+        self._floor = floor
+        self._store = floor.store
+        self._agents = agents
+        self._landing = landing
+        self._servers = {key_of(each.server.url): each.server for each in agents.values()}
+        self._states: dict[str, Counter[str]] = {}
+        """How many files were in which state when a job was last looked at here: what is as it was is not written."""
+
+    def step(self) -> Step:
+        """The lane that follows."""
+        return Step(FOLLOW, max(1, len(self._servers)), self._begin_following, self.follow, self._rest)
+
+    def _begin_following(self, connection: Connection, items: Sequence[Item]) -> dict[str, Any]:
+        return {each.subject: self._servers.get(each.subject, ANOTHERS) for each in items}
+
+    async def follow(self, item: Item) -> Outcome:
+        """Ask about all jobs at a server that are due, and settle those that have ended."""
+        if item.record is ANOTHERS:
+            return Retry(AWAY)
+        clock = self._floor.clock
+        found = await self._store.read(
+            "flights", partial(flights.due, server=item.subject, now=clock.now(), limit=BATCH)
+        )
+        parts = [found[first : first + AT_ONCE] for first in range(0, len(found), AT_ONCE)]
+        if found:
+            await item.record.keep_delegated()
+        for first in range(0, len(parts), REQUESTS):
+            await gather(*(self._ask_about(item, each) for each in parts[first : first + REQUESTS]))
+        due = await self._store.read("next flight", partial(flights.next_due, server=item.subject))
+        return Retry(SWEEP if due is None else min(SWEEP, max(0, due - clock.now())))
+
+    def _rest(self, item: Item, error: Exception) -> Outcome:
+        if isinstance(error, PassingFault | FinalFault | TimeoutError):
+            log.warn("jobs at FTS can't be followed now: {error}", error=str(error))
+        else:
+            log.failure("following jobs at FTS met an internal fault; it goes on")
+        return Retry(AWAY)
+
+    async def _ask_about(self, item: Item, asked: Sequence[Flight]) -> None:
+        try:
+            found = await item.record.look([flight.job for flight in asked])
+        except TooLarge as error:
+            await self._ask_for_less(item, asked, error)
+            return
+        jobs = {each.job_id: each for each in found if each.known}
+        agent = next(each for each in self._agents.values() if each.server is item.record)
+        now = self._floor.clock.now()
+        going: list[tuple[Flight, Job]] = []
+        ended: list[Flight] = []
+        for flight in asked:
+            job = jobs.get(flight.job)
+            if job is not None:
+                await self._list_files(flight, job)
+            if job is None or has_ended(flight, job, now):
+                ended.append(flight)
+            else:
+                going.append((flight, job))
+        if going:
+            await self._store.run("put off flights", self._put_off(item.record.url, going))
+        for first in range(0, len(ended), SETTLING):
+            some = ended[first : first + SETTLING]
+            await gather(*(self._land(agent, each, jobs.get(each.job)) for each in some))
+        if ended:
+            self._floor.changed()
+            self._floor.queue.announce(FTS)
+
+    def _put_off(self, server: str, going: Sequence[tuple[Flight, Job]]) -> Callable[[Connection], None]:
+        """Write down how far jobs are that go on, and when they are looked at next."""
+        now = self._floor.clock.now()
+        looks: list[Look] = []
+        notes: dict[str, dict[str, Any]] = {}
+        for flight, job in going:
+            changed = flight.changed if job.job_state == flight.state else now
+            if job.job_state != flight.state or self._is_news(job):
+                notes[flight.transfer] = details(server, job)
+            if len(job.files) > 1:
+                self._states[job.job_id] = states(job)
+            age = max(SOONEST, min(LATEST, (now - flight.since) // PACE))
+            looks.append(Look(flight.transfer, flight.job, job.job_state, changed, now + age))
+        return partial(_put_off, looks, notes)
+
+    async def _ask_for_less(self, item: Item, asked: Sequence[Flight], error: TooLarge) -> None:
+        """Ask about each half; a single job whose answer is too large is put off, so that all others go on."""
+        if len(asked) > 1:
+            middle = len(asked) // 2
+            await self._ask_about(item, asked[:middle])
+            await self._ask_about(item, asked[middle:])
+            return
+        (flight,) = asked
+        told = "transfer {id} can't be followed, its job {job} has too many files: {error}"
+        log.warn(told, id=flight.transfer, job=flight.job, error=str(error))
+        again = Look(flight.transfer, flight.job, flight.state, flight.changed, self._floor.clock.now() + LATEST)
+        await self._store.run("put off a flight", partial(flights.put_off, looks=[again]))
+
+    async def _list_files(self, flight: Flight, job: Job) -> None:
+        """Write down which files have come to their end, in batches; the last is written with the end of the job."""
+        if not self._is_news(job) or (len(job.files) <= BATCH and conclude(job) is not None):
+            return
+        while await self._store.run("keep files at FTS", partial(self._write_files, flight, job)):
+            pass
+
+    def _is_news(self, job: Job) -> bool:
+        """Whether files of a job have got on since it was last looked at here."""
+        if len(self._states) > REMEMBERED:
+            self._states.clear()
+        return len(job.files) > 1 and self._states.get(job.job_id) != states(job)
+
+    def _write_files(self, flight: Flight, job: Job, connection: Connection) -> bool:
+        current = flights.find(connection, flight.transfer)
+        transfer = tables.find(connection, flight.transfer)
+        if transfer is None or current is None or current.job != job.job_id:
+            return False
+        return file_tables.amend(connection, transfer.id, ended(job, final(transfer)), BATCH)
+
+    async def _land(self, agent: Agent, flight: Flight, job: Job | None) -> None:
+        self._states.pop(flight.job, None)
+        try:
+            await self._store.run("settle what FTS did", partial(self._settle, agent, flight, job))
+        except Superseded as error:
+            log.info("{error}", error=str(error))
+
+    def _settle(self, agent: Agent, flight: Flight, job: Job | None, connection: Connection) -> None:
+        """End the transfer of a flight whose job has ended; if it is unknown there, let its step find out why."""
+        now = self._floor.clock.now()
+        again = Look(flight.transfer, flight.job, flight.state, flight.changed, now + LATEST)
+        if job is None:
+            if is_over(tables.find(connection, flight.transfer)):
+                flights.land(connection, flight.transfer)
+                return
+            ledger.wake(connection, FTS, [flight.transfer])
+            flights.put_off(connection, [again])
+            return
+        item = ledger.resume(connection, FTS, flight.transfer, self._floor.owner)
+        transfer = tables.find(connection, flight.transfer, lock=True)
+        if transfer is None or is_over(transfer):
+            flights.land(connection, flight.transfer)
+            return
+        if item is None or transfer.fts_jobid != flight.job:
+            if item is not None:
+                ledger.give_back(connection, item, self._floor.owner)
+            flights.put_off(connection, [again])
+            return
+        item = replace(item, record=transfer)
+        outcome = self._landing.outcome(item, transfer, agent, job, flight)
+        write(self._floor, item, outcome, connection)
+
+
+def declare_servers(connection: Connection, urls: Mapping[str, str]) -> None:
+    """Put an item for each server into the ledger, in which it stays, and make the lane."""
+    ledger.declare(connection, FOLLOW, None)
+    for each in set(urls.values()):
+        ledger.enqueue(connection, FOLLOW, key_of(each), "hub")
+    # Where they were parked before they had a lane of their own they keep slots.
+    ledger.wake(connection, MOVE, flights.everywhere(connection))
+
+
+def _put_off(looks: Sequence[Look], notes: Mapping[str, dict[str, Any]], connection: Connection) -> None:
+    flights.put_off(connection, looks)
+    for number, each in notes.items():
+        tables.note(connection, number, fts_details=each)

@@ -1,0 +1,135 @@
+"""What becomes of a transfer whose job at an FTS server has ended: what its record says, and what is left of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from sqlalchemy import Connection
+from twisted.logger import Logger
+
+from datahub.errors import FinalFault
+from datahub.kit.clock import HubClock
+from datahub.kit.sizes import count
+from datahub.transfers import file_tables, flights, tables
+from datahub.transfers.endings import CopyFailed, Endings
+from datahub.transfers.flights import Flight
+from datahub.transfers.model import Status, Transfer
+from datahub.transfers.movers import Delivery
+from datahub.transfers.movers.addresses import final_url
+from datahub.transfers.movers.fts import Job
+from datahub.transfers.movers.fts_errors import Verdict
+from datahub.transfers.movers.fts_jobs import Agent, End, conclude, details, ended
+from datahub.work import Done, Item, Outcome, Record
+
+__all__ = ["CANCELED", "LEFT", "STOPPING", "Landing", "final", "has_ended", "is_over"]
+
+log = Logger()
+
+CANCELED = "CANCELED"  # as FTS writes it
+STOPPING = 15 * 60 * 1000
+"""So long a copy may go on after its cancellation (ms); FTS itself takes it for dead by then."""
+
+LEFT = "cancelled; FTS was told to stop, and what had arrived before is still at the destination"
+
+STILL_WRITTEN = "cancelled; FTS was told to stop, and has not said that it did: the destination may still be written"
+
+
+class Landing:
+    """Says how transfers end that FTS has copied, or not."""
+
+    def __init__(self, clock: HubClock, endings: Endings) -> None:
+        self._clock = clock
+        self._endings = endings
+        self.unknown = 0
+        """Reasons of failures that nobody has classified yet."""
+
+    def outcome(self, item: Item, transfer: Transfer, agent: Agent, job: Job, flight: Flight | None) -> Outcome | None:
+        """What becomes of a transfer whose job is as ``job`` says; None while that goes on."""
+        now = self._clock.now()
+        end = conclude(job, overdue=flight is not None and _is_overdue(flight, job, now))
+        if end is None:
+            return None
+        note: dict[str, Any] = {"fts_details": details(agent.server.url, job), "job": job}
+        if not end.failures:
+            lacking = f"without {count(end.empty, 'empty folder')}, of which FTS makes none" if end.empty else ""
+            delivered = self._endings.delivered(item, transfer, _delivery(transfer, end), lacking=lacking)
+            return Done(self.over(transfer, delivered, **note))
+        if transfer.status is Status.CANCELLING:
+            return Done(
+                self.over(transfer, self._endings.cancelled(transfer, _left(end) if job.files else LEFT), **note)
+            )
+        if end.foreign and transfer.overwrite:
+            # Nothing of ours is there to be taken care of: without a former job, the next one may replace it.
+            note["fts_jobid"] = None
+            error: Exception = CopyFailed(f"{agent.server.url}: it is to be replaced: {end.told}")
+        else:
+            error = self._error(transfer, agent, end)
+        if end.copied:
+            # It has got on.
+            item = replace(item, record=replace(transfer, failing_since=None, late_since=None))
+        outcome = self._endings.fault(item, error)
+        return replace(outcome, record=self.over(transfer, outcome.record, **note))
+
+    def _error(self, transfer: Transfer, agent: Agent, end: End) -> Exception:
+        verdict, told = end.verdict, f"{agent.server.url}: {end.told}"
+        if verdict is Verdict.UNKNOWN:
+            self.unknown += 1
+            log.warn("FTS gives a reason that is not known ({id}): {told}", id=transfer.id, told=told)
+        return FinalFault(told) if verdict is Verdict.NEVER else CopyFailed(told)
+
+    def over(self, transfer: Transfer, record: Record, job: Job | None = None, **note: Any) -> Record:
+        """The attempt is over: it is forgotten with what ``record`` says, and with its ``job``'s files."""
+
+        def both(connection: Connection) -> None:
+            flights.land(connection, transfer.id)
+            if job is not None:
+                file_tables.amend(connection, transfer.id, ended(job, final(transfer)))
+            tables.note(connection, transfer.id, fts_attempt=None, **note)
+            record(connection)
+
+        return both
+
+
+def has_ended(flight: Flight, job: Job, now: int) -> bool:
+    """Whether there is nothing more to wait for."""
+    return conclude(job, overdue=_is_overdue(flight, job, now)) is not None
+
+
+def _is_overdue(flight: Flight, job: Job, now: int) -> bool:
+    """Whether a job was seen in its present state so long ago that what still runs of it is not waited for."""
+    return flight.state == job.job_state and now - flight.changed > STOPPING
+
+
+def is_over(transfer: Transfer | None) -> bool:
+    """Whether nothing becomes of it any more."""
+    return transfer is None or transfer.status.final
+
+
+def _name(transfer: Transfer) -> str:
+    place = transfer.stager_path if transfer.stager_hostname else None
+    return (place or transfer.product_id).rstrip("/").rpartition("/")[2]
+
+
+def final(transfer: Transfer) -> str:
+    """The URL at which it will be found."""
+    return final_url(transfer.destination_path, _name(transfer))
+
+
+def _left(end: End) -> str | None:
+    """What may be at the destination of what was cancelled; None if nothing is."""
+    if end.running:
+        return STILL_WRITTEN
+    if end.files:
+        return f"cancelled; {count(end.files, 'file')} had arrived before, and are still there"
+    if end.begun:
+        return "cancelled while it was copied; FTS removes what it has begun, once it has stopped"
+    return None
+
+
+def _delivery(transfer: Transfer, end: End) -> Delivery:
+    # FTS may have told that it has FINISHED and nothing of the files.
+    size, files = end.size or transfer.size or 0, end.files or transfer.files or 0
+    return Delivery(
+        final=final(transfer), temporary="", device=0, inode=0, files=files, size=size, checksums=end.checksums
+    )
