@@ -144,7 +144,7 @@ def _make_agents(house: House, source: Archive, parts: dict[str, Part]) -> dict[
         options = section.mover_options[scheme]
         if url not in servers:
             servers[url] = parts[f"FTS at {url}"] = _make_fts(url, options, house)
-        agents[scheme] = Agent(servers[url], source, house.disk, options.source)
+        agents[scheme] = Agent(servers[url], source, house.disk, options.source, section.fts_timeout)
     return agents
 
 

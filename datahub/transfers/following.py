@@ -6,7 +6,7 @@ A younger job is due more often. Any hub may follow what another has handed over
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,10 +18,10 @@ from datahub.errors import FinalFault, PassingFault, Superseded
 from datahub.kit.aio import gather
 from datahub.transfers import file_tables, flights, tables
 from datahub.transfers.endings import FTS, MOVE
-from datahub.transfers.flights import Flight, Look, key_of
+from datahub.transfers.flights import LATE, Flight, Look, key_of
 from datahub.transfers.landing import Landing, final, has_ended, is_over
-from datahub.transfers.movers.fts import Job, TooLarge
-from datahub.transfers.movers.fts_jobs import Agent, conclude, details, ended, states
+from datahub.transfers.movers.fts import Job, TooLarge, Unknown
+from datahub.transfers.movers.fts_jobs import FINAL_JOBS, Agent, conclude, details, ended, states
 from datahub.work import Item, Outcome, Retry, ledger
 from datahub.work.lane import Floor, Step, write
 
@@ -114,7 +114,7 @@ class Following:
             else:
                 going.append((flight, job))
         if going:
-            await self._store.run("put off flights", self._put_off(item.record.url, going))
+            await self._go_on(agent, going)
         for first in range(0, len(ended), SETTLING):
             some = ended[first : first + SETTLING]
             await gather(*(self._land(agent, each, jobs.get(each.job)) for each in some))
@@ -122,20 +122,34 @@ class Following:
             self._floor.changed()
             self._floor.queue.announce(FTS)
 
-    def _put_off(self, server: str, going: Sequence[tuple[Flight, Job]]) -> Callable[[Connection], None]:
-        """Write down how far jobs are that go on, and when they are looked at next."""
+    async def _go_on(self, agent: Agent, going: Sequence[tuple[Flight, Job]]) -> None:
+        """Write down how far jobs are that go on, and when they are looked at next; cancel those that took too long."""
         now = self._floor.clock.now()
         looks: list[Look] = []
         notes: dict[str, dict[str, Any]] = {}
+        late: list[Flight] = []
         for flight, job in going:
-            changed = flight.changed if job.job_state == flight.state else now
+            state = _state(agent, flight, job, now)
+            changed = flight.changed if state == flight.state else now
             if job.job_state != flight.state or self._is_news(job):
-                notes[flight.transfer] = details(server, job)
+                notes[flight.transfer] = details(agent.server.url, job)
             if len(job.files) > 1:
                 self._states[job.job_id] = states(job)
+            if state == LATE and job.job_state not in FINAL_JOBS:
+                late.append(flight)
             age = max(SOONEST, min(LATEST, (now - flight.since) // PACE))
-            looks.append(Look(flight.transfer, flight.job, job.job_state, changed, now + age))
-        return partial(_put_off, looks, notes)
+            looks.append(Look(flight.transfer, flight.job, state, changed, now + age))
+        await self._store.run("put off flights", partial(_put_off, looks, notes))
+        for first in range(0, len(late), SETTLING):
+            await gather(*(self._cancel(agent, each) for each in late[first : first + SETTLING]))
+
+    async def _cancel(self, agent: Agent, flight: Flight) -> None:
+        """Cancel a job that took too long; what keeps it from that passes, or it ends for not being cancelled."""
+        log.warn("transfer {id} took too long: its job {job} is cancelled", id=flight.transfer, job=flight.job)
+        try:
+            await agent.server.cancel(flight.job)
+        except (Unknown, PassingFault, FinalFault) as error:
+            log.warn("the job {job} can't be cancelled now: {error}", job=flight.job, error=str(error))
 
     async def _ask_for_less(self, item: Item, asked: Sequence[Flight], error: TooLarge) -> None:
         """Ask about each half; a single job whose answer is too large is put off, so that all others go on."""
@@ -201,6 +215,13 @@ class Following:
         item = replace(item, record=transfer)
         outcome = self._landing.outcome(item, transfer, agent, job, flight)
         write(self._floor, item, outcome, connection)
+
+
+def _state(agent: Agent, flight: Flight, job: Job, now: int) -> str:
+    """The state of a flight: as FTS says, until the hub has it cancelled."""
+    if flight.stopped:
+        return flight.state
+    return LATE if now - flight.since > 1000 * agent.patience(job) else job.job_state
 
 
 def declare_servers(connection: Connection, urls: Mapping[str, str]) -> None:

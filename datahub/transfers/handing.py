@@ -18,9 +18,9 @@ from datahub.errors import FinalFault, PassingFault
 from datahub.kit.aio import shield
 from datahub.transfers import file_tables, flights, tables
 from datahub.transfers.endings import Endings
-from datahub.transfers.flights import Look, key_of
+from datahub.transfers.flights import CANCELED, Look, key_of
 from datahub.transfers.following import SOONEST, SWEEP, Following
-from datahub.transfers.landing import CANCELED, LEFT, STOPPING, Landing
+from datahub.transfers.landing import LEFT, STOPPING, Landing
 from datahub.transfers.model import Status, Transfer, parse_checksum
 from datahub.transfers.movers import Order
 from datahub.transfers.movers.fts import Hidden, Job, Refused, Unknown
@@ -87,8 +87,10 @@ class Handing:
         if known:
             job = transfer.fts_jobid or ""
             found = await self._recall(agent, job)
+            flight = await self._store.read("find a flight", partial(flights.find, transfer=transfer.id))
+            if found is None and flight is not None and flight.state:
+                return self._landing.lost(item, transfer, agent, job)
             if found is not None:
-                flight = await self._store.read("find a flight", partial(flights.find, transfer=transfer.id))
                 outcome = self._landing.outcome(item, transfer, agent, found, flight)
                 return outcome or self._parked(transfer, agent, job)
         else:
@@ -154,7 +156,8 @@ class Handing:
             wall = self._floor.clock.wall()
             # What kept it from there is over; `late_since` stays, so that FTS is given up if it only ever fails.
             tables.change(connection, transfer, wall, fts_jobid=job, detailed_status=told, failing_since=None)
-            flights.enter(connection, transfer.id, key, job, now, now + SOONEST)
+            if not flights.keep(connection, transfer.id, job, now + SOONEST):
+                flights.enter(connection, transfer.id, key, job, now, now + SOONEST)
 
         return Park(now + LOOK_AGAIN, record)
 
@@ -179,7 +182,7 @@ class Handing:
         except FinalFault as refusal:
             raise PassingFault(str(refusal)) from refusal
         # When it began to be cancelled stays: what never stops is not waited for for ever.
-        since = flight.changed if flight and flight.state == CANCELED else now
+        since = flight.changed if flight and flight.stopped else now
         look = Look(transfer.id, transfer.fts_jobid, CANCELED, since, now + SECOND)
         return Park(now + STOPPING, partial(flights.put_off, looks=[look]))
 

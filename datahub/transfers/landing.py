@@ -10,23 +10,22 @@ from twisted.logger import Logger
 
 from datahub.errors import FinalFault
 from datahub.kit.clock import HubClock
-from datahub.kit.sizes import count
+from datahub.kit.sizes import count, format_duration
 from datahub.transfers import file_tables, flights, tables
 from datahub.transfers.endings import CopyFailed, Endings
-from datahub.transfers.flights import Flight
+from datahub.transfers.flights import LATE, Flight
 from datahub.transfers.model import Status, Transfer
 from datahub.transfers.movers import Delivery
 from datahub.transfers.movers.addresses import final_url
 from datahub.transfers.movers.fts import Job
 from datahub.transfers.movers.fts_errors import Verdict
-from datahub.transfers.movers.fts_jobs import Agent, End, conclude, details, ended
+from datahub.transfers.movers.fts_jobs import FINAL_JOBS, Agent, End, conclude, details, ended
 from datahub.work import Done, Item, Outcome, Record
 
-__all__ = ["CANCELED", "LEFT", "STOPPING", "Landing", "final", "has_ended", "is_over"]
+__all__ = ["LEFT", "STOPPING", "Landing", "final", "has_ended", "is_over"]
 
 log = Logger()
 
-CANCELED = "CANCELED"  # as FTS writes it
 STOPPING = 15 * 60 * 1000
 """So long a copy may go on after its cancellation (ms); FTS itself takes it for dead by then."""
 
@@ -49,27 +48,51 @@ class Landing:
         now = self._clock.now()
         end = conclude(job, overdue=flight is not None and _is_overdue(flight, job, now))
         if end is None:
-            return None
+            return self._deaf(item, transfer, agent, job) if flight and _is_deaf(flight, job, now) else None
         note: dict[str, Any] = {"fts_details": details(agent.server.url, job), "job": job}
         if not end.failures:
             lacking = f"without {count(end.empty, 'empty folder')}, of which FTS makes none" if end.empty else ""
             delivered = self._endings.delivered(item, transfer, _delivery(transfer, end), lacking=lacking)
             return Done(self.over(transfer, delivered, **note))
         if transfer.status is Status.CANCELLING:
-            return Done(
-                self.over(transfer, self._endings.cancelled(transfer, _left(end) if job.files else LEFT), **note)
-            )
+            left = _left(end) if job.files else LEFT
+            return Done(self.over(transfer, self._endings.cancelled(transfer, left), **note))
         if end.foreign and transfer.overwrite:
             # Nothing of ours is there to be taken care of: without a former job, the next one may replace it.
             note["fts_jobid"] = None
             error: Exception = CopyFailed(f"{agent.server.url}: it is to be replaced: {end.told}")
+        elif flight is not None and flight.state == LATE and not end.failed:
+            error = self._late(agent, flight, end)
         else:
             error = self._error(transfer, agent, end)
         if end.copied:
             # It has got on.
             item = replace(item, record=replace(transfer, failing_since=None, late_since=None))
+        return self._failed(item, transfer, error, **note)
+
+    def _failed(self, item: Item, transfer: Transfer, error: Exception, **note: Any) -> Outcome:
         outcome = self._endings.fault(item, error)
         return replace(outcome, record=self.over(transfer, outcome.record, **note))
+
+    def _deaf(self, item: Item, transfer: Transfer, agent: Agent, job: Job) -> Outcome:
+        """The end of a transfer whose job goes on though it was cancelled: another one would write at its side."""
+        note: dict[str, Any] = {"fts_details": details(agent.server.url, job), "job": job}
+        if transfer.status is Status.CANCELLING:
+            return Done(self.over(transfer, self._endings.cancelled(transfer, STILL_WRITTEN), **note))
+        told = f"{agent.server.url} was told to cancel the job {job.job_id}, which took too long, and has not"
+        after = "its copy may still be written: have it ended there, then retry"
+        return self._failed(item, transfer, FinalFault(f"{told} (it is {job.job_state}); {after}"), **note)
+
+    def lost(self, item: Item, transfer: Transfer, agent: Agent, job: str) -> Outcome:
+        """The end of an attempt whose job its server had, and knows no more: the next one looks what there is."""
+        return self._failed(item, transfer, CopyFailed(f"{agent.server.url} knows its job {job} no more"))
+
+    def _late(self, agent: Agent, flight: Flight, end: End) -> Exception:
+        age = format_duration((flight.changed - flight.since) // 60_000 * 60)
+        told = (
+            f"{agent.server.url}: the job {flight.job} had not ended {age} after it was handed over, and was cancelled"
+        )
+        return CopyFailed(f"{told}; a copy has not stopped since" if end.running else told)
 
     def _error(self, transfer: Transfer, agent: Agent, end: End) -> Exception:
         verdict, told = end.verdict, f"{agent.server.url}: {end.told}"
@@ -93,12 +116,17 @@ class Landing:
 
 def has_ended(flight: Flight, job: Job, now: int) -> bool:
     """Whether there is nothing more to wait for."""
-    return conclude(job, overdue=_is_overdue(flight, job, now)) is not None
+    return conclude(job, overdue=_is_overdue(flight, job, now)) is not None or _is_deaf(flight, job, now)
 
 
 def _is_overdue(flight: Flight, job: Job, now: int) -> bool:
-    """Whether a job was seen in its present state so long ago that what still runs of it is not waited for."""
-    return flight.state == job.job_state and now - flight.changed > STOPPING
+    """Whether a job came into its present state so long ago that what still runs of it is not waited for."""
+    return (flight.stopped or flight.state == job.job_state) and now - flight.changed > STOPPING
+
+
+def _is_deaf(flight: Flight, job: Job, now: int) -> bool:
+    """Whether a server was told to cancel a job, and goes on with it."""
+    return flight.stopped and job.job_state not in FINAL_JOBS and now - flight.changed > STOPPING
 
 
 def is_over(transfer: Transfer | None) -> bool:

@@ -22,10 +22,11 @@ from datahub.work import presence
 from tests.fakes.fts3 import Delegated, FakeFts
 from tests.transfers.depot import ME, Depot
 
-__all__ = ["TARGET", "FtsDepot"]
+__all__ = ["TARGET", "TIMEOUT", "FtsDepot"]
 
 TARGET = "gsiftp://there.example.org/home/alice/"
 HUB = "/CN=hub"
+TIMEOUT = 7 * 86_400
 
 
 class KnownFts(FakeFts):
@@ -114,7 +115,7 @@ class FtsDepot(Depot):
             self.fake.now = lambda: clock.wall() / 1000
             self.fts = InlineFts(self.fake, clock)
             source = "gsiftp://hub.example.org"
-            return {"gsiftp": Agent(self.fts, self.tree, InlinePool(), source)}  # type: ignore[arg-type]
+            return {"gsiftp": Agent(self.fts, self.tree, InlinePool(), source, TIMEOUT)}  # type: ignore[arg-type]
 
         super().__init__(agents=agents, **more)
         number = self.fake._delegation(None)

@@ -47,6 +47,7 @@ def test_the_way_through(depot):
         "dst_file_report": False,
         "retry": -1,
         "priority": 4,
+        "max_time_in_queue": 168,
         "id_generator": "deterministic",
         "sid": depot.transfer(number).fts_attempt,
         "job_metadata": {"datahub": number, "careful": False},
@@ -292,11 +293,14 @@ def test_cancelled_before_it_was_submitted(depot):
 
 
 def test_a_job_that_nobody_knows_any_more(depot):
-    """Purged without a trace while it was parked: handed over again, with care."""
+    """Purged without a trace while it was parked: told of, and handed over again, with care."""
     number = depot.handed()
     depot.fake.purge(depot.job(number), backup=False)
     depot.follow()
     assert depot.place(number).state == "ready"
+    depot.move()
+    assert "knows its job" in depot.transfer(number).detailed_status
+    depot.wait_for_retry(number)
     depot.move()
     assert depot.fake.submissions[-1]["params"]["dst_file_report"]
     depot.fake.finish(depot.job(number))

@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable
 from enum import StrEnum
 
-__all__ = ["Verdict", "exists", "judge"]
+__all__ = ["Verdict", "exists", "judge", "waited_too_long"]
 
 
 class Verdict(StrEnum):
@@ -70,13 +70,14 @@ _NEVER = (
     "system error in write into hdfs",
     "login incorrect",
 )
+_QUEUED = "stayed in the queue for too long"
 # What FTS tries again because it knows no better, also where no number comes with it.
 _AGAIN = (
     "communication error",
     "connection refused",
     "connection reset",
     "timeout has been exceeded",
-    "stayed in the queue for too long",
+    _QUEUED,
 )
 _EXISTS = ("file exists", "exists and overwrite is not enabled", "destination file exists")
 _EVERYWHERE = {errno.EPERM, errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.E2BIG, errno.EPROTONOSUPPORT}
@@ -117,3 +118,8 @@ def exists(reason: str) -> bool:
     found = _SCOPED.match(reason)
     there = found is not None and found[1] == "DESTINATION" and int(found[2]) == errno.EEXIST
     return there or _has(reason.lower(), _EXISTS)
+
+
+def waited_too_long(reason: str) -> bool:
+    """Whether FTS gave it up in its queue: then it says CANCELED, as of what somebody has cancelled."""
+    return _QUEUED in reason.lower()

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import ceil
 from threading import Event
 from typing import Any
 from urllib.parse import unquote
@@ -18,13 +19,17 @@ from datahub.transfers.model import FileRecord, printable
 from datahub.transfers.movers import Checksum, Order, Remote
 from datahub.transfers.movers.addresses import check_folder, check_name, final_url, quoted
 from datahub.transfers.movers.fts import Fts, Job, JobFile
-from datahub.transfers.movers.fts_errors import Verdict, exists, judge
+from datahub.transfers.movers.fts_errors import Verdict, exists, judge, waited_too_long
 
-__all__ = ["Agent", "Before", "End", "conclude", "details", "ended", "states"]
+__all__ = ["FINAL_JOBS", "Agent", "Before", "End", "conclude", "details", "ended", "states"]
 
 FINAL_FILES = ("FINISHED", "FAILED", "CANCELED", "NOT_USED")
 FINAL_JOBS = ("FINISHED", "FAILED", "FINISHEDDIRTY", "CANCELED")
 SHOWN = 100
+COPYING = 3 * 3600.0
+PER_MIB = 2.0
+"""Seconds of a copy. FTS gives it ten minutes and two seconds a MiB, and takes it for dead an hour later."""
+
 LONGEST_URL = 1100
 """Characters of a column of FTS's; it answers 500 to more."""
 
@@ -60,12 +65,21 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """Has what goes to one scheme copied by ``server``; ``source`` is the URL that is put before paths of this host."""
+    """Has what goes to one scheme copied by ``server``; ``source`` is the URL that is put before paths of this host.
+
+    A file may wait there for ``timeout`` seconds.
+    """
 
     server: Fts
     archive: Archive
     pool: Pool
     source: str | None
+    timeout: float
+
+    def patience(self, job: Job) -> float:
+        """Seconds after which a job has ended at any server that does as it is told: all waited, then were copied."""
+        largest = max(map(_size, job.files), default=0)
+        return self.timeout + COPYING + PER_MIB * largest / 2**20
 
     def check(self, destination: str) -> None:
         """Raise `InvalidRequest` unless ``destination`` is the URL of a folder on another host."""
@@ -90,6 +104,8 @@ class Agent:
             "dst_file_report": careful,
             "retry": -1,
             "priority": priority,
+            # In hours, as all versions read it.
+            "max_time_in_queue": ceil(self.timeout / 3600),
             "id_generator": "deterministic",
             "sid": sid,
             "job_metadata": noted,
@@ -192,6 +208,11 @@ class End:
         return any(each.start_time is not None for each in self.failures)
 
     @property
+    def failed(self) -> bool:
+        """Whether FTS has tried, and all was not merely cancelled."""
+        return any(map(_was_tried, self.failures))
+
+    @property
     def foreign(self) -> bool:
         """Whether a careful job met files that are not ours, and nothing else that will not pass."""
         if not self.careful or any(each.file_state != "FAILED" for each in self.failures):
@@ -202,14 +223,14 @@ class End:
     @property
     def verdict(self) -> Verdict:
         """Whether another try may succeed where this one failed."""
-        verdicts = {judge(each.reason or "") for each in self.failures if each.file_state == "FAILED"}
+        verdicts = {judge(each.reason or "") for each in self.failures if _was_tried(each)}
         order = (Verdict.NEVER, Verdict.UNKNOWN, Verdict.AGAIN)
         return next((each for each in order if each in verdicts), Verdict.NEVER)
 
     @property
     def told(self) -> str:
         """What went wrong, for people: the first reason whole."""
-        first = next((each for each in self.failures if each.file_state == "FAILED"), self.failures[0])
+        first = next(filter(_was_tried, self.failures), self.failures[0])
         whole = self.files + len(self.failures)
         reason = first.reason or ("cancelled at the FTS server" if first.file_state == "CANCELED" else first.file_state)
         return f"{len(self.failures)} of {whole} files failed: {reason}" if whole > 1 else reason
@@ -263,6 +284,11 @@ def _adler(file: JobFile) -> Checksum | None:
 
 def _has_arrived(file: JobFile, careful: bool) -> bool:
     return file.file_state == "FINISHED" or (careful and _is_ours(file))
+
+
+def _was_tried(file: JobFile) -> bool:
+    """Whether FTS could not copy it, or came to no copy in time: not that somebody has cancelled it."""
+    return file.file_state == "FAILED" or waited_too_long(file.reason or "")
 
 
 def _runs(file: JobFile) -> bool:
