@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from datahub.transfers.flights import LATE, Flight
 from datahub.transfers.model import Status, Transfer
 from datahub.transfers.movers import Delivery
 from datahub.transfers.movers.addresses import final_url
-from datahub.transfers.movers.fts import Job
+from datahub.transfers.movers.fts import Job, JobFile
 from datahub.transfers.movers.fts_errors import Verdict
 from datahub.transfers.movers.fts_jobs import FINAL_JOBS, Agent, End, conclude, details, ended
 from datahub.work import Done, Item, Outcome, Record
@@ -99,7 +100,9 @@ class Landing:
         if verdict is Verdict.UNKNOWN:
             self.unknown += 1
             log.warn("FTS gives a reason that is not known ({id}): {told}", id=transfer.id, told=told)
-        return FinalFault(told) if verdict is Verdict.NEVER else CopyFailed(told)
+        if verdict is not Verdict.NEVER:
+            return CopyFailed(told)
+        return FinalFault(f"{told}; {_in_the_way(end.blocked)}" if end.blocked else told)
 
     def over(self, transfer: Transfer, record: Record, job: Job | None = None, **note: Any) -> Record:
         """The attempt is over: it is forgotten with what ``record`` says, and with its ``job``'s files."""
@@ -153,6 +156,17 @@ def _left(end: End) -> str | None:
     if end.begun:
         return "cancelled while it was copied; FTS removes what it has begun, once it has stopped"
     return None
+
+
+def _in_the_way(files: Sequence[JobFile]) -> str:
+    """What to do where something is in the way of which nobody can tell whether it is the rest of an earlier copy.
+
+    FTS removes what it has begun, unless it can't reach the storage any more. It had seen that nothing was there; yet
+    somebody else may have put something there since, and that is not the hub's to replace.
+    """
+    first, *others = files
+    place = first.dest_surl + (f" (and {count(len(others), 'other file')})" if others else "")
+    return f"it may be the rest of an earlier attempt, or somebody else's: remove {place} if it can go, then retry"
 
 
 def _delivery(transfer: Transfer, end: End) -> Delivery:

@@ -213,6 +213,11 @@ class End:
         return any(map(_was_tried, self.failures))
 
     @property
+    def blocked(self) -> tuple[JobFile, ...]:
+        """The files for which something was in the way that may be ours, or not: an earlier job may have left it."""
+        return tuple(each for each in self.failures if self.careful and exists(each.reason or ""))
+
+    @property
     def foreign(self) -> bool:
         """Whether a careful job met files that are not ours, and nothing else that will not pass."""
         if not self.careful or any(each.file_state != "FAILED" for each in self.failures):
