@@ -15,6 +15,7 @@ from datahub.archive.pacifica import NoProducts
 from datahub.assembly import PACIFICA, Capability, Chore, House, milliseconds
 from datahub.config import Config, MoverSection, TransfersSection
 from datahub.errors import StartError
+from datahub.events.summary import Summary
 from datahub.kit.services import Part
 from datahub.kit.threads import Pool, ReactorPool
 from datahub.kit.tls import ClientPolicy
@@ -99,8 +100,14 @@ def build(house: House) -> Capability:
             Chore("orphaned files", ORPHANS_EVERY, Orphans(house.store, house.clock, movers).sweep),
             Chore("old transfers", FORGET_EVERY, tidy.forget_old),
         ],
-        summarise=verbs.summary,
+        summarise=partial(_summarise, verbs, handing),
     )
+
+
+async def _summarise(verbs: Transfers, handing: Handing | None) -> Summary:
+    """The transfers by status; with FTS also what it said that nobody knows."""
+    summary = await verbs.summary()
+    return handing.reasons.beside(summary) if handing else summary
 
 
 def _make_source(config: Config, disk: Pool) -> Archive:

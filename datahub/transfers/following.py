@@ -187,34 +187,38 @@ class Following:
     async def _land(self, agent: Agent, flight: Flight, job: Job | None) -> None:
         self._states.pop(flight.job, None)
         try:
-            await self._store.run("settle what FTS did", partial(self._settle, agent, flight, job))
+            settled = await self._store.run("settle what FTS did", partial(self._settle, agent, flight, job))
         except Superseded as error:
             log.info("{error}", error=str(error))
+            return
+        if settled and job is not None:
+            self._landing.heed(flight.transfer, job)
 
-    def _settle(self, agent: Agent, flight: Flight, job: Job | None, connection: Connection) -> None:
+    def _settle(self, agent: Agent, flight: Flight, job: Job | None, connection: Connection) -> bool:
         """End the transfer of a flight whose job has ended; if it is unknown there, let its step find out why."""
         now = self._floor.clock.now()
         again = Look(flight.transfer, flight.job, flight.state, flight.changed, now + LATEST)
         if job is None:
             if is_over(tables.find(connection, flight.transfer)):
                 flights.land(connection, flight.transfer)
-                return
+                return False
             ledger.wake(connection, FTS, [flight.transfer])
             flights.put_off(connection, [again])
-            return
+            return False
         item = ledger.resume(connection, FTS, flight.transfer, self._floor.owner)
         transfer = tables.find(connection, flight.transfer, lock=True)
         if transfer is None or is_over(transfer):
             flights.land(connection, flight.transfer)
-            return
+            return False
         if item is None or transfer.fts_jobid != flight.job:
             if item is not None:
                 ledger.give_back(connection, item, self._floor.owner)
             flights.put_off(connection, [again])
-            return
+            return False
         item = replace(item, record=transfer)
         outcome = self._landing.outcome(item, transfer, agent, job, flight)
         write(self._floor, item, outcome, connection)
+        return True
 
 
 def _state(agent: Agent, flight: Flight, job: Job, now: int) -> str:

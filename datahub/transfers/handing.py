@@ -18,13 +18,14 @@ from datahub.errors import FinalFault, PassingFault
 from datahub.kit.aio import shield
 from datahub.transfers import file_tables, flights, tables
 from datahub.transfers.endings import Endings
-from datahub.transfers.flights import CANCELED, Look, key_of
+from datahub.transfers.flights import CANCELED, Flight, Look, key_of
 from datahub.transfers.following import SOONEST, SWEEP, Following
 from datahub.transfers.landing import LEFT, STOPPING, Landing
 from datahub.transfers.model import Status, Transfer, parse_checksum
 from datahub.transfers.movers import Order
 from datahub.transfers.movers.fts import Hidden, Job, Refused, Unknown
 from datahub.transfers.movers.fts_jobs import Agent, Before
+from datahub.transfers.reasons import Reasons
 from datahub.work import Done, Item, Outcome, Park, Retry, ledger
 from datahub.work.lane import Floor, Step
 
@@ -60,9 +61,9 @@ class Handing:
         self._following = Following(floor, agents, self._landing)
 
     @property
-    def unknown(self) -> int:
-        """Reasons of failures that nobody has classified yet."""
-        return self._landing.unknown
+    def reasons(self) -> Reasons:
+        """What FTS said that nobody has classified."""
+        return self._landing.reasons
 
     def step(self) -> Step:
         """The lane that follows."""
@@ -91,7 +92,7 @@ class Handing:
             if found is None and flight is not None and flight.state:
                 return self._landing.lost(item, transfer, agent, job)
             if found is not None:
-                outcome = self._landing.outcome(item, transfer, agent, found, flight)
+                outcome = self._outcome(item, transfer, agent, found, flight)
                 return outcome or self._parked(transfer, agent, job)
         else:
             job = await agent.server.id_of(sid)
@@ -107,6 +108,12 @@ class Handing:
         taken = await shield(self._submit(agent, body, job), "a submission to FTS")
         log.info("transfer {id} is handed over to {url} as {job}", id=transfer.id, url=agent.server.url, job=taken)
         return self._parked(transfer, agent, taken)
+
+    def _outcome(self, item: Item, transfer: Transfer, agent: Agent, job: Job, flight: Flight | None) -> Outcome | None:
+        outcome = self._landing.outcome(item, transfer, agent, job, flight)
+        if outcome is not None:
+            self._landing.heed(transfer.id, job)
+        return outcome
 
     async def _submit(self, agent: Agent, body: dict[str, Any], job: str) -> str:
         try:
@@ -178,7 +185,7 @@ class Handing:
                 return Retry(SWEEP)  # it may be on its way still
             # It may have ended, and be purged.
             found = await self._recall(agent, transfer.fts_jobid)
-            return (found and self._landing.outcome(item, transfer, agent, found, None)) or cancelled
+            return (found and self._outcome(item, transfer, agent, found, None)) or cancelled
         except FinalFault as refusal:
             raise PassingFault(str(refusal)) from refusal
         # When it began to be cancelled stays: what never stops is not waited for for ever.

@@ -21,6 +21,7 @@ from datahub.transfers.movers.addresses import final_url
 from datahub.transfers.movers.fts import Job, JobFile
 from datahub.transfers.movers.fts_errors import Verdict
 from datahub.transfers.movers.fts_jobs import FINAL_JOBS, Agent, End, conclude, details, ended
+from datahub.transfers.reasons import Reasons
 from datahub.work import Done, Item, Outcome, Record
 
 __all__ = ["LEFT", "STOPPING", "Landing", "final", "has_ended", "is_over"]
@@ -41,8 +42,7 @@ class Landing:
     def __init__(self, clock: HubClock, endings: Endings) -> None:
         self._clock = clock
         self._endings = endings
-        self.unknown = 0
-        """Reasons of failures that nobody has classified yet."""
+        self.reasons = Reasons(clock)
 
     def outcome(self, item: Item, transfer: Transfer, agent: Agent, job: Job, flight: Flight | None) -> Outcome | None:
         """What becomes of a transfer whose job is as ``job`` says; None while that goes on."""
@@ -65,7 +65,7 @@ class Landing:
         elif flight is not None and flight.state == LATE and not end.failed:
             error = self._late(agent, flight, end)
         else:
-            error = self._error(transfer, agent, end)
+            error = _error(agent, end)
         if end.copied:
             # It has got on.
             item = replace(item, record=replace(transfer, failing_since=None, late_since=None))
@@ -95,14 +95,13 @@ class Landing:
         )
         return CopyFailed(f"{told}; a copy has not stopped since" if end.running else told)
 
-    def _error(self, transfer: Transfer, agent: Agent, end: End) -> Exception:
-        verdict, told = end.verdict, f"{agent.server.url}: {end.told}"
-        if verdict is Verdict.UNKNOWN:
-            self.unknown += 1
-            log.warn("FTS gives a reason that is not known ({id}): {told}", id=transfer.id, told=told)
-        if verdict is not Verdict.NEVER:
-            return CopyFailed(told)
-        return FinalFault(f"{told}; {_in_the_way(end.blocked)}" if end.blocked else told)
+    def heed(self, transfer: str, job: Job) -> None:
+        """See what has become of a job whose end is settled: counted before, what is rolled back counts twice."""
+        end = conclude(job, overdue=True)
+        reason = end.unknown if end else None
+        if reason is not None:
+            self.reasons.note(reason)
+            log.warn("FTS gives a reason that is not known ({id}): {reason}", id=transfer, reason=reason)
 
     def over(self, transfer: Transfer, record: Record, job: Job | None = None, **note: Any) -> Record:
         """The attempt is over: it is forgotten with what ``record`` says, and with its ``job``'s files."""
@@ -156,6 +155,13 @@ def _left(end: End) -> str | None:
     if end.begun:
         return "cancelled while it was copied; FTS removes what it has begun, once it has stopped"
     return None
+
+
+def _error(agent: Agent, end: End) -> Exception:
+    verdict, told = end.verdict, f"{agent.server.url}: {end.told}"
+    if verdict is not Verdict.NEVER:
+        return CopyFailed(told)
+    return FinalFault(f"{told}; {_in_the_way(end.blocked)}" if end.blocked else told)
 
 
 def _in_the_way(files: Sequence[JobFile]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from datahub.archive import Product
-from datahub.errors import FinalFault, PassingFault
+from datahub.errors import FinalFault, PassingFault, Unavailable
 from datahub.kit.aio import start
 from datahub.transfers import endings
 from datahub.transfers.handing import LOOK_AGAIN, SENDING
@@ -157,7 +157,6 @@ def test_a_failure_at_fts(depot, reason, status):
     found = depot.transfer(number)
     assert (found.status, found.detailed_status) == (status, f"https://fts:8446: {reason}")
     assert found.fts_details["failures"] == [{"destination": f"{TARGET}005", "state": "FAILED", "reason": reason}]
-    assert depot.handing.unknown == (reason == "Ein neuer Text")
     if status is Status.TRANSFERRING:
         depot.wait_for_retry(number)
         depot.move()
@@ -166,6 +165,31 @@ def test_a_failure_at_fts(depot, reason, status):
         depot.follow()
         assert depot.transfer(number).status is Status.SUCCESS
     assert depot.flights() == 0
+
+
+async def test_reasons_that_nobody_knows(depot, monkeypatch):
+    """Counted when their end is on disk, once however often that was rolled back; the last is told without places."""
+    run, rolled_back = depot.store.run, []
+
+    async def unsteady(name: str, work: Any) -> Any:
+        if name == "settle what FTS did" and len(rolled_back) < 2:
+            with pytest.raises(ZeroDivisionError):
+                depot.store.now(lambda connection: (work(connection), 1 // 0))
+            rolled_back.append(name)
+            raise Unavailable("the database is away")
+        return await run(name, work)
+
+    monkeypatch.setattr(depot.store, "run", unsteady)
+    for text in ("Ein alter Text", "Ein neuer Text von gsiftp://there/home/alice/005 zu /x"):
+        number = depot.handed()
+        depot.fake.finish(depot.job(number), "FAILED", reason=text)
+        for _ in range(3):
+            depot.follow()
+        assert text in depot.transfer(number).detailed_status
+    assert len(rolled_back) == 2
+    summary = depot.handing.reasons.beside(await depot.verbs.summary())
+    last = summary.unknown_reasons.last
+    assert (summary.unknown_reasons.count, last) == (2, "Ein neuer Text von … zu …")
 
 
 def test_a_hub_that_does_not_know_the_server(depot):

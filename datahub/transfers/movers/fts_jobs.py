@@ -226,6 +226,12 @@ class End:
         return len(others) < len(self.failures) and all(judge(each) is not Verdict.NEVER for each in others)
 
     @property
+    def unknown(self) -> str | None:
+        """A reason that nobody has classified, whole."""
+        reasons = (each.reason or "" for each in self.failures if _was_tried(each))
+        return next((each for each in reasons if judge(each) is Verdict.UNKNOWN), None)
+
+    @property
     def verdict(self) -> Verdict:
         """Whether another try may succeed where this one failed."""
         verdicts = {judge(each.reason or "") for each in self.failures if _was_tried(each)}
