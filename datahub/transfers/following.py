@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection
 from twisted.logger import Logger
 
-from datahub.errors import FinalFault, PassingFault, Superseded
+from datahub.errors import PassingFault, Superseded
 from datahub.kit.aio import gather
 from datahub.transfers import file_tables, flights, tables
 from datahub.transfers.endings import FTS, MOVE
@@ -88,7 +88,7 @@ class Following:
         return Retry(SWEEP if due is None else min(SWEEP, max(0, due - clock.now())))
 
     def _rest(self, item: Item, error: Exception) -> Outcome:
-        if isinstance(error, PassingFault | FinalFault | TimeoutError):
+        if isinstance(error, PassingFault | TimeoutError):
             log.warn("jobs at FTS can't be followed now: {error}", error=str(error))
         else:
             log.failure("following jobs at FTS met an internal fault; it goes on")
@@ -148,7 +148,7 @@ class Following:
         log.warn("transfer {id} took too long: its job {job} is cancelled", id=flight.transfer, job=flight.job)
         try:
             await agent.server.cancel(flight.job)
-        except (Unknown, PassingFault, FinalFault) as error:
+        except (Unknown, PassingFault) as error:
             log.warn("the job {job} can't be cancelled now: {error}", job=flight.job, error=str(error))
 
     async def _ask_for_less(self, item: Item, asked: Sequence[Flight], error: TooLarge) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from twisted.logger import Logger
 
 from datahub.archive import Product
-from datahub.errors import FinalFault, PassingFault
+from datahub.errors import PassingFault
 from datahub.kit.aio import shield
 from datahub.transfers import file_tables, flights, tables
 from datahub.transfers.endings import Endings
@@ -151,9 +151,6 @@ class Handing:
             return found if found.known else await agent.server.recall(job)
         except Unknown:
             return None
-        except FinalFault as refusal:
-            # Of the hub, not of the transfer, which goes on there all the same.
-            raise PassingFault(str(refusal)) from refusal
 
     def _parked(self, transfer: Transfer, agent: Agent, job: str) -> Park:
         now, key = self._floor.clock.now(), key_of(agent.server.url)
@@ -186,8 +183,6 @@ class Handing:
             # It may have ended, and be purged.
             found = await self._recall(agent, transfer.fts_jobid)
             return (found and self._outcome(item, transfer, agent, found, None)) or cancelled
-        except FinalFault as refusal:
-            raise PassingFault(str(refusal)) from refusal
         # When it began to be cancelled stays: what never stops is not waited for for ever.
         since = flight.changed if flight and flight.stopped else now
         look = Look(transfer.id, transfer.fts_jobid, CANCELED, since, now + SECOND)

@@ -18,6 +18,7 @@ from datahub.kit.clock import HubClock
 from datahub.kit.threads import InlinePool
 from datahub.transfers.movers.fts import Asked, Fts
 from datahub.transfers.movers.fts_jobs import Agent
+from datahub.transfers.movers.proxies import Papers
 from datahub.work import presence
 from tests.fakes.fts3 import Delegated, FakeFts
 from tests.transfers.depot import ME, Depot
@@ -42,6 +43,7 @@ class InlineWire:
     """The credentials of the client in memory, which last."""
 
     url = "https://fts:8446"
+    papers = Papers(Path("hub.pem"), Path("hub.key"), None, None)
     until = float("inf")
 
     def __init__(self, clock: HubClock) -> None:

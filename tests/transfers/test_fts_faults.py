@@ -12,6 +12,7 @@ from datahub.archive import Product
 from datahub.errors import FinalFault, PassingFault, Unavailable
 from datahub.kit.aio import start
 from datahub.transfers import endings
+from datahub.transfers.endings import LONGEST_PAUSE
 from datahub.transfers.handing import LOOK_AGAIN, SENDING
 from datahub.transfers.model import Status
 from datahub.transfers.movers.fts import Asked, TooLarge
@@ -49,23 +50,34 @@ def test_a_job_that_is_not_shown(depot):
     assert (depot.transfer(number).status, len(depot.fake.submissions)) == (Status.SUCCESS, 1)
 
 
-def test_a_ban_while_it_is_there(depot):
-    """What the hub is refused in the middle is no end of the transfer, nor of its cancellation."""
+@pytest.mark.parametrize(
+    ("manner", "told"), [("banned", "403: The user has been banned"), ("unknown_caller", "401: A")]
+)
+def test_who_is_not_let_in_yet(depot, manner, told):
+    """A certificate that is not known, a ban by mistake: a night's transfers don't end; what to look at is named."""
+    depot.fake.manner = manner
     number = depot.handed()
-    refused = FinalFault("the FTS server answered 403: The user has been banned")
-    depot.clock.advance(LOOK_AGAIN / 1000 + 1)
-    depot.store.now(partial(sweeper._wake, now=depot.hub_clock.now()))
-    depot.fts.faults = [refused]
-    depot.move()
-    assert depot.transfer(number).status is Status.TRANSFERRING
-    start(depot.verbs.cancel(caller(), number))
-    depot.fts.faults = [refused]
-    depot.move()
-    assert depot.transfer(number).status is Status.CANCELLING
+    found = depot.transfer(number)
+    assert (found.status, depot.place(number).state) == (Status.TRANSFERRING, "delayed")
+    assert f"https://fts:8446 answered {told}" in found.detailed_status
+    assert found.detailed_status.endswith("; is hub.pem known to a VO there, and not banned?")
+    depot.fake.manner = "waits"
     depot.wait_for_retry(number)
     depot.move()
+    depot.fake.finish(depot.job(number))
     depot.follow()
-    assert depot.transfer(number).status is Status.CANCELLED
+    assert (depot.transfer(number).status, depot.transfer(number).failing_since) == (Status.SUCCESS, None)
+
+
+def test_who_is_never_let_in(depot):
+    """It has its end, after the time for which faults are tried again."""
+    depot.fake.manner = "banned"
+    number = depot.handed()
+    while not depot.transfer(number).status.final:
+        depot.wait_for_retry(number)
+        depot.move()
+    assert 3600 <= depot.clock.seconds() < 3600 + 2 * LONGEST_PAUSE / 1000
+    assert "given up after" in depot.transfer(number).detailed_status
 
 
 def test_a_url_that_is_too_long_for_it(depot):
@@ -238,7 +250,7 @@ def test_a_proxy_that_can_not_be_delegated(depot, monkeypatch):
     number = depot.handed()
 
     async def delegate() -> int:
-        raise FinalFault("the FTS server answered 403: The user has been banned")
+        raise PassingFault("the FTS server answered 403: The user has been banned")
 
     monkeypatch.setattr(depot.fts, "delegate", delegate)
     depot.fake.finish(depot.job(number))

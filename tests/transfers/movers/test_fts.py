@@ -158,16 +158,22 @@ async def test_an_answer_that_is_too_large(place, manner, monkeypatch):
 
 
 async def test_who_is_not_let_in(place, reactor):
-    """That is final, in the server's words."""
+    """Whoever it is that refuses the hub: it passes. What FTS itself says of a job is final."""
+    for manner, told in (("banned", "403: The user has been banned; is .*hub.pem"), ("lost", "404: Not Found")):
+        place.fake.manner = manner
+        with pytest.raises(PassingFault, match=f"answered {told}"):
+            await place.fts.whoami()
+    place.fake.manner = "waits"
+    await place.fts.delegate()
     place.fake.manner = "banned"
-    with pytest.raises(FinalFault, match="answered 403: The user has been banned"):
-        await place.fts.whoami()
+    with pytest.raises(PassingFault, match="answered 403: The user has been banned"):
+        await place.fts.submit(job())
     place.fake.manner = "waits"
     with pytest.raises(FinalFault, match=r"answered 400: No valid pairs available"):
         await place.fts.submit({"files": [], "params": {}})
     place.fake.manner = "strangers"
     fts = client(place.authority, place.port, Papers(*place.authority.issue("hub")), reactor)
-    with pytest.raises(FinalFault, match="has seen no certificate of the hub's"):
+    with pytest.raises(PassingFault, match="has seen no certificate of the hub's"):
         await fts.whoami()
     await fts.stop()
 
@@ -233,7 +239,7 @@ async def test_what_the_hub_is_refused(place, manner, code):
         await refused()
         await refused()
     told = [formatEvent(each) for each in events]
-    assert len([each for each in told if "lets the hub in no more, whose jobs there go on unseen" in each]) == 2
+    assert len([each for each in told if "the hub is not let in, its jobs there go on unseen" in each]) == 2
 
 
 @pytest.mark.parametrize("body", [b'{"job_id": "2", "http_status": "404 Not Found"}', b'["404"]', b'{"job_id": 1}'])
@@ -247,6 +253,43 @@ async def test_an_answer_about_something_else(place, body, monkeypatch):
     for asking in (place.fts.look(["1"]), place.fts.cancel("1")):
         with pytest.raises(PassingFault, match="answered 404"):
             await asking
+
+
+async def test_an_answer_about_another_job(place, monkeypatch):
+    """It is taken for no answer; among many, those go on of which something is said."""
+    bodies = [b'{"job_id": "2", "job_state": "FINISHED"}'] * 2 + [b"[]", b'[{"job_id": "2"}, {"job_id": "3"}]']
+
+    async def ask(*_: object) -> fts_wire.Asked:
+        return fts_wire.Asked(200, bodies.pop(0))
+
+    monkeypatch.setattr(place.fts, "_ask", ask)
+    for asking in (place.fts.look(["1"]), place.fts.recall("1"), place.fts.look(["1"])):
+        with pytest.raises(PassingFault, match="says nothing of 1, which it was asked about"):
+            await asking
+    assert [each.job_id for each in await place.fts.look(["1", "2"])] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "passes"),
+    [
+        (400, b'{"status": "400 Bad Request", "message": "No file"}', False),
+        (400, b"<html>The SSL certificate error</html>", True),
+        (404, b"<html>Not Found</html>", True),
+        (413, b"<html>Request Entity Too Large</html>", False),
+        (424, b'{"message": "VOMS"}', True),
+        (500, b'{"message": "oops"}', True),
+    ],
+)
+async def test_what_ends_a_submission(place, code, body, passes, monkeypatch):
+    """What FTS says of the job, and that it is too large; what else stands there speaks of the hub."""
+    await place.fts.delegate()
+
+    async def ask(*_: object) -> fts_wire.Asked:
+        return fts_wire.Asked(code, body)
+
+    monkeypatch.setattr(place.fts, "_ask", ask)
+    with pytest.raises(PassingFault if passes else FinalFault, match=f"answered {code}"):
+        await place.fts.submit(job())
 
 
 async def test_a_job_that_waits_for_tape(place):
