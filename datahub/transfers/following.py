@@ -20,6 +20,7 @@ from datahub.transfers import file_tables, flights, tables
 from datahub.transfers.endings import FTS, MOVE
 from datahub.transfers.flights import LATE, Flight, Look, key_of
 from datahub.transfers.landing import Landing, final, has_ended, is_over
+from datahub.transfers.model import FileRecord
 from datahub.transfers.movers.fts import Job, TooLarge, Unknown
 from datahub.transfers.movers.fts_jobs import FINAL_JOBS, Agent, conclude, details, ended, states
 from datahub.work import Item, Outcome, Retry, ledger
@@ -35,6 +36,9 @@ SECOND = 1000
 SOONEST, LATEST = 2 * SECOND, 60 * SECOND
 PACE = 8
 """A job is asked about when it has become older by this part of its age."""
+
+PER_FILE = 1
+"""Nor sooner than this for each of its files (ms): to read what is told of one takes some 15 us."""
 
 SWEEP = 5 * SECOND
 """The longest rest between two sweeps: a job that was just handed over waits no longer."""
@@ -137,7 +141,7 @@ class Following:
                 self._states[job.job_id] = states(job)
             if state == LATE and job.job_state not in FINAL_JOBS:
                 late.append(flight)
-            age = max(SOONEST, min(LATEST, (now - flight.since) // PACE))
+            age = max(SOONEST, min(LATEST, (now - flight.since) // PACE), PER_FILE * len(job.files))
             looks.append(Look(flight.transfer, flight.job, state, changed, now + age))
         await self._store.run("put off flights", partial(_put_off, looks, notes))
         for first in range(0, len(late), SETTLING):
@@ -159,7 +163,7 @@ class Following:
             await self._ask_about(item, asked[middle:])
             return
         (flight,) = asked
-        told = "transfer {id} can't be followed, its job {job} has too many files: {error}"
+        told = "transfer {id} can't be followed now, about its job {job} too much is said: {error}"
         log.warn(told, id=flight.transfer, job=flight.job, error=str(error))
         again = Look(flight.transfer, flight.job, flight.state, flight.changed, self._floor.clock.now() + LATEST)
         await self._store.run("put off a flight", partial(flights.put_off, looks=[again]))
@@ -168,21 +172,17 @@ class Following:
         """Write down which files have come to their end, in batches; the last is written with the end of the job."""
         if not self._is_news(job) or (len(job.files) <= BATCH and conclude(job) is not None):
             return
-        while await self._store.run("keep files at FTS", partial(self._write_files, flight, job)):
-            pass
+        new = await self._store.read("files at FTS", partial(_new_files, flight, job))
+        for first in range(0, len(new), BATCH):
+            write_some = partial(_write_files, flight, new[first : first + BATCH])
+            if not await self._store.run("keep files at FTS", write_some):
+                return
 
     def _is_news(self, job: Job) -> bool:
         """Whether files of a job have got on since it was last looked at here."""
         if len(self._states) > REMEMBERED:
             self._states.clear()
         return len(job.files) > 1 and self._states.get(job.job_id) != states(job)
-
-    def _write_files(self, flight: Flight, job: Job, connection: Connection) -> bool:
-        current = flights.find(connection, flight.transfer)
-        transfer = tables.find(connection, flight.transfer)
-        if transfer is None or current is None or current.job != job.job_id:
-            return False
-        return file_tables.amend(connection, transfer.id, ended(job, final(transfer)), BATCH)
 
     async def _land(self, agent: Agent, flight: Flight, job: Job | None) -> None:
         self._states.pop(flight.job, None)
@@ -226,6 +226,21 @@ def _state(agent: Agent, flight: Flight, job: Job, now: int) -> str:
     if flight.stopped:
         return flight.state
     return LATE if now - flight.since > 1000 * agent.patience(job) else job.job_state
+
+
+def _new_files(flight: Flight, job: Job, connection: Connection) -> list[FileRecord]:
+    """The files that have ended, and are not written down as they have."""
+    transfer = tables.find(connection, flight.transfer)
+    return [] if transfer is None else file_tables.news(connection, transfer.id, ended(job, final(transfer)))
+
+
+def _write_files(flight: Flight, files: Sequence[FileRecord], connection: Connection) -> bool:
+    """Write files down, unless the job is not followed any more."""
+    current = flights.find(connection, flight.transfer)
+    if current is None or current.job != flight.job:
+        return False
+    file_tables.amend(connection, flight.transfer, files)
+    return True
 
 
 def declare_servers(connection: Connection, urls: Mapping[str, str]) -> None:

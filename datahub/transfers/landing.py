@@ -109,7 +109,8 @@ class Landing:
         def both(connection: Connection) -> None:
             flights.land(connection, transfer.id)
             if job is not None:
-                file_tables.amend(connection, transfer.id, ended(job, final(transfer)))
+                known = ended(job, final(transfer))
+                file_tables.amend(connection, transfer.id, file_tables.news(connection, transfer.id, known))
             tables.note(connection, transfer.id, fts_attempt=None, **note)
             record(connection)
 

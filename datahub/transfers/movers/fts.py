@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -36,9 +37,8 @@ __all__ = [
 log = Logger()
 
 BASE = UUID("01874efb-4735-4595-bc9c-591aef8240c9")
-FILE_FIELDS = (
-    "file_state,reason,source_surl,dest_surl,file_metadata,filesize,user_filesize,checksum,start_time,finish_time"
-)
+BRIEF = "file_state,dest_surl,file_metadata,user_filesize,start_time,finish_time"
+FILE_FIELDS = f"{BRIEF},reason,filesize,checksum"
 HOUR = 3600
 LIFETIME = 7 * HOUR
 RENEW = 2 * HOUR
@@ -68,7 +68,6 @@ class JobFile(msgspec.Struct, frozen=True):
 
     file_state: str = ""
     reason: str | None = None
-    source_surl: str = ""
     dest_surl: str = ""
     file_metadata: Any = None
     filesize: float | None = None
@@ -269,9 +268,18 @@ class Fts:
     async def look(self, jobs: Sequence[str]) -> Jobs:
         """What the server knows of jobs; of those that it does not know or show, that.
 
-        Raises `PassingFault` if it says nothing of the only one; of many it may leave some out.
+        Raises `PassingFault` if it says nothing of the only one; of many it may leave some out. Where the answer about
+        a single one is `TooLarge`, because many files have long reasons, it is asked for less, in the end for no files.
         """
-        answer = await self._ask("GET", f"/jobs/{','.join(jobs)}?files={FILE_FIELDS}")
+        if len(jobs) > 1:
+            return await self._look(jobs, f"?files={FILE_FIELDS}")
+        for less in (f"?files={FILE_FIELDS}", f"?files={BRIEF}"):
+            with suppress(TooLarge):
+                return await self._look(jobs, less)
+        return await self._look(jobs, "")
+
+    async def _look(self, jobs: Sequence[str], fields: str) -> Jobs:
+        answer = await self._ask("GET", f"/jobs/{','.join(jobs)}{fields}")
         if len(jobs) == 1 and (missing := _missing(answer, jobs[0])):
             return [missing]
         self._expect(answer)

@@ -20,12 +20,17 @@ from datahub.transfers.movers import Checksum, Order, Remote
 from datahub.transfers.movers.addresses import check_folder, check_name, final_url, quoted
 from datahub.transfers.movers.fts import Fts, Job, JobFile
 from datahub.transfers.movers.fts_errors import Verdict, exists, judge, waited_too_long
+from datahub.transfers.movers.fts_wire import LARGEST
 
 __all__ = ["FINAL_JOBS", "Agent", "Before", "End", "conclude", "details", "ended", "states"]
 
 FINAL_FILES = ("FINISHED", "FAILED", "CANCELED", "NOT_USED")
 FINAL_JOBS = ("FINISHED", "FAILED", "FINISHEDDIRTY", "CANCELED")
 SHOWN = 100
+UNTOLD = {"CANCELED": "cancelled at the FTS server", "FAILED": "FTS has told no reason"}
+TOLD = 300
+"""Bytes of what FTS tells of a file in `datahub.transfers.movers.fts.BRIEF`, but for its URL, or somewhat less."""
+
 COPYING = 3 * 3600.0
 PER_MIB = 2.0
 """Seconds of a copy. FTS gives it ten minutes and two seconds a MiB, and takes it for dead an hour later."""
@@ -137,6 +142,9 @@ class Agent:
             if ours:
                 plan.files[-1]["metadata"]["ours"] = True
         plan.empty = len(folders)
+        if sum(len(each["destinations"][0]) + TOLD for each in plan.files) > LARGEST:
+            told = f"product {product.id!r} has {product.files} files, and FTS can't tell of so many in one job"
+            raise FinalFault(f"{told}: deliver its folders one by one, or have gfal: move them")
         if same < len(before.files):
             # It is another product by now.
             return self._plan(order, product, careful, Before(), stop)
@@ -228,8 +236,8 @@ class End:
     @property
     def unknown(self) -> str | None:
         """A reason that nobody has classified, whole."""
-        reasons = (each.reason or "" for each in self.failures if _was_tried(each))
-        return next((each for each in reasons if judge(each) is Verdict.UNKNOWN), None)
+        reasons = (each.reason for each in self.failures if _was_tried(each))
+        return next((each for each in reasons if each and judge(each) is Verdict.UNKNOWN), None)
 
     @property
     def verdict(self) -> Verdict:
@@ -243,7 +251,7 @@ class End:
         """What went wrong, for people: the first reason whole."""
         first = next(filter(_was_tried, self.failures), self.failures[0])
         whole = self.files + len(self.failures)
-        reason = first.reason or ("cancelled at the FTS server" if first.file_state == "CANCELED" else first.file_state)
+        reason = first.reason or UNTOLD.get(first.file_state, first.file_state)
         return f"{len(self.failures)} of {whole} files failed: {reason}" if whole > 1 else reason
 
 

@@ -14,7 +14,7 @@ from datahub.transfers.movers.fts import Hidden, Job, JobFile, Refused, TooLarge
 from datahub.transfers.movers.fts_jobs import conclude
 from datahub.transfers.movers.proxies import Papers
 from tests.gridftp import Authority
-from tests.transfers.movers.fts_place import client, closed, job, opened
+from tests.transfers.movers.fts_place import FILE, client, closed, job, opened
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +155,25 @@ async def test_an_answer_that_is_too_large(place, manner, monkeypatch):
     assert place.fake.sent < 16 * 1024 * 1024
     place.fake.manner = "waits"
     assert (await place.fts.look([one]))[0].known
+
+
+async def test_less_is_asked_for_of_a_large_job(place, monkeypatch):
+    """Where it is the reasons that are too long, files and their states are told; else the state of the job."""
+    one = await place.fts.submit(
+        {**job(), "files": [{**FILE, "destinations": [f"gsiftp://b/{each}"]} for each in "123"]}
+    )
+    place.fake.finish(one, "FINISHED", "FAILED", reason="x" * 10_000)
+    monkeypatch.setattr(fts_wire, "LARGEST", 8 * 1024)
+    (found,) = await place.fts.look([one])
+    assert [(each.file_state, each.reason) for each in found.files] == [("FINISHED", None), *[("FAILED", None)] * 2]
+    end = conclude(found)
+    assert end is not None
+    assert (end.told, end.unknown) == ("2 of 3 files failed: FTS has told no reason", None)
+    with pytest.raises(TooLarge):
+        await place.fts.look([one, one])
+    monkeypatch.setattr(fts_wire, "LARGEST", 1300)
+    (found,) = await place.fts.look([one])
+    assert (found.job_state, found.files) == ("FINISHEDDIRTY", [])
 
 
 async def test_who_is_not_let_in(place, reactor):
