@@ -21,7 +21,7 @@ from datahub.transfers.endings import FTS, MOVE
 from datahub.transfers.flights import LATE, Flight, Look, key_of
 from datahub.transfers.landing import Landing, final, has_ended, is_over
 from datahub.transfers.model import FileRecord
-from datahub.transfers.movers.fts import Job, TooLarge, Unknown
+from datahub.transfers.movers.fts import Job, Jobs, TooLarge, Trouble, Unknown
 from datahub.transfers.movers.fts_jobs import FINAL_JOBS, Agent, conclude, details, ended, states
 from datahub.work import Item, Outcome, Retry, ledger
 from datahub.work.lane import Floor, Step, write
@@ -99,11 +99,38 @@ class Following:
         return Retry(AWAY)
 
     async def _ask_about(self, item: Item, asked: Sequence[Flight]) -> None:
-        try:
-            found = await item.record.look([flight.job for flight in asked])
-        except TooLarge as error:
-            await self._ask_for_less(item, asked, error)
+        told = await _look(item, asked)
+        if isinstance(told, PassingFault):
+            await self._ask_for_less(item, asked, told)
+        else:
+            await self._heed(item, asked, told)
+
+    async def _ask_for_less(self, item: Item, asked: Sequence[Flight], error: PassingFault) -> None:
+        """Ask about each half: it may be a single job of which the server can't tell, or of which it tells too much.
+
+        That one is put off, so that all others go on; all are, if the server is in trouble whatever it is asked.
+        """
+        middle = len(asked) // 2
+        halves = [asked[:middle], asked[middle:]] if middle else []
+        told = [await _look(item, each) for each in halves]
+        if all(isinstance(each, Trouble) for each in told):
+            await self._put_aside(asked, error)
             return
+        for half, each in zip(halves, told, strict=True):
+            if isinstance(each, PassingFault):
+                await self._ask_for_less(item, half, each)
+            else:
+                await self._heed(item, half, each)
+
+    async def _put_aside(self, asked: Sequence[Flight], error: PassingFault) -> None:
+        told = "jobs at FTS can't be followed now, {job} and {others} more: {error}"
+        log.warn(told, job=asked[0].job, others=len(asked) - 1, error=str(error))
+        due = self._floor.clock.now() + (AWAY if isinstance(error, Trouble) else LATEST)
+        again = [Look(each.transfer, each.job, each.state, each.changed, due) for each in asked]
+        await self._store.run("put off flights", partial(flights.put_off, looks=again))
+
+    async def _heed(self, item: Item, asked: Sequence[Flight], found: Jobs) -> None:
+        """Settle the jobs that have ended, and write down how far the others are."""
         jobs = {each.job_id: each for each in found if each.known}
         agent = next(each for each in self._agents.values() if each.server is item.record)
         now = self._floor.clock.now()
@@ -154,19 +181,6 @@ class Following:
             await agent.server.cancel(flight.job)
         except (Unknown, PassingFault) as error:
             log.warn("the job {job} can't be cancelled now: {error}", job=flight.job, error=str(error))
-
-    async def _ask_for_less(self, item: Item, asked: Sequence[Flight], error: TooLarge) -> None:
-        """Ask about each half; a single job whose answer is too large is put off, so that all others go on."""
-        if len(asked) > 1:
-            middle = len(asked) // 2
-            await self._ask_about(item, asked[:middle])
-            await self._ask_about(item, asked[middle:])
-            return
-        (flight,) = asked
-        told = "transfer {id} can't be followed now, about its job {job} too much is said: {error}"
-        log.warn(told, id=flight.transfer, job=flight.job, error=str(error))
-        again = Look(flight.transfer, flight.job, flight.state, flight.changed, self._floor.clock.now() + LATEST)
-        await self._store.run("put off a flight", partial(flights.put_off, looks=[again]))
 
     async def _list_files(self, flight: Flight, job: Job) -> None:
         """Write down which files have come to their end, in batches; the last is written with the end of the job."""
@@ -219,6 +233,15 @@ class Following:
         outcome = self._landing.outcome(item, transfer, agent, job, flight)
         write(self._floor, item, outcome, connection)
         return True
+
+
+async def _look(item: Item, asked: Sequence[Flight]) -> Jobs | PassingFault:
+    """What the server says of jobs, or why that is no answer to the question."""
+    try:
+        found: Jobs = await item.record.look([flight.job for flight in asked])
+    except (TooLarge, Trouble) as error:
+        return error
+    return found
 
 
 def _state(agent: Agent, flight: Flight, job: Job, now: int) -> str:

@@ -13,6 +13,7 @@ from datahub.errors import FinalFault, PassingFault, Unavailable
 from datahub.kit.aio import start
 from datahub.transfers import endings
 from datahub.transfers.endings import LONGEST_PAUSE
+from datahub.transfers.following import AWAY
 from datahub.transfers.handing import LOOK_AGAIN, SENDING
 from datahub.transfers.model import Status
 from datahub.transfers.movers.fts import Asked, TooLarge
@@ -233,6 +234,43 @@ def test_an_answer_that_is_too_large(monkeypatch):
     depot.follow()
     assert [depot.transfer(each).status for each in numbers] == [Status.TRANSFERRING] + [Status.SUCCESS] * 4
     depot.end()
+
+
+@pytest.mark.parametrize(
+    "answer", [(500, b"<html>Internal Server Error"), (200, b"<html>Welcome"), (200, b'{"job_id": 3}')]
+)
+def test_a_job_of_which_fts_can_not_tell(depot, monkeypatch, answer):
+    """Whatever is asked together with it is no answer: it is found out, and all others go on."""
+    numbers = [depot.handed(overwrite=True) for _ in range(7)]
+    poisoned, ask = depot.job(numbers[2]), depot.fts._ask
+
+    async def choke(method: str, path: str, *more: Any) -> Asked:
+        return Asked(*answer) if poisoned in path else await ask(method, path, *more)
+
+    monkeypatch.setattr(depot.fts, "_ask", choke)
+    for each in numbers:
+        depot.fake.finish(depot.job(each))
+    depot.follow()
+    ends = [Status.SUCCESS] * 2 + [Status.TRANSFERRING] + [Status.SUCCESS] * 4
+    assert [depot.transfer(each).status for each in numbers] == ends
+    monkeypatch.undo()
+    depot.follow()
+    assert depot.transfer(numbers[2]).status is Status.SUCCESS
+
+
+def test_a_server_in_trouble_is_not_asked_about_each_job(depot):
+    """That would be another trouble for it: after a request and its halves all jobs are left for a while."""
+    numbers = [depot.handed(overwrite=True) for _ in range(64)]
+    for each in numbers:
+        depot.fake.finish(depot.job(each))
+    depot.fake.manner = "broken"
+    before = len(depot.fake.asked)
+    depot.follow()
+    assert len(depot.fake.asked) == before + 3
+    depot.fake.manner = "waits"
+    depot.clock.advance(AWAY / 1000)
+    depot.follow()
+    assert {depot.transfer(each).status for each in numbers} == {Status.SUCCESS}
 
 
 def test_a_refused_submission_ends_it(depot):

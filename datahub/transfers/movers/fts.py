@@ -30,6 +30,7 @@ __all__ = [
     "Jobs",
     "Refused",
     "TooLarge",
+    "Trouble",
     "Unknown",
     "job_id",
 ]
@@ -57,6 +58,10 @@ class Unknown(Exception):
 
 class Refused(Exception):
     """The server refuses a submission because there is one like it (409)."""
+
+
+class Trouble(PassingFault):
+    """The server has answered, with an internal error or with nonsense: what it was asked about may be the reason."""
 
 
 class Hidden(PassingFault):
@@ -286,7 +291,7 @@ class Fts:
         found = self._read(answer, Job | Jobs, "a job")
         told = [each for each in (found if isinstance(found, list) else [found]) if each.job_id in jobs]
         if len(jobs) == 1 and len(told) != 1:
-            raise PassingFault(f"{self.url} says nothing of {jobs[0]}, which it was asked about")
+            raise Trouble(f"{self.url} says nothing of {jobs[0]}, which it was asked about")
         return told
 
     async def recall(self, job: str) -> Job:
@@ -299,7 +304,7 @@ class Fts:
         self._expect(answer)
         found: Job = self._read(answer, Job, "an old job")
         if found.job_id != job:
-            raise PassingFault(f"{self.url} says nothing of {job}, which it was asked about")
+            raise Trouble(f"{self.url} says nothing of {job}, which it was asked about")
         return found
 
     async def cancel(self, job: str) -> None:
@@ -325,7 +330,7 @@ class Fts:
                 log.warn("{told}; the hub is not let in, its jobs there go on unseen", told=told)
             self._barred = True
             told += f"; is {self._wire.papers.shown} known to a VO there, and not banned?"
-        raise PassingFault(told)
+        raise (Trouble if answer.code >= 500 else PassingFault)(told)
 
     def _expect_of_submission(self, answer: Asked) -> None:
         """As `_expect`; but what FTS itself says of the very job will not pass, nor will a body that is too large."""
@@ -348,7 +353,7 @@ class Fts:
             return msgspec.json.decode(answer.body, type=shape)
         except msgspec.MsgspecError as error:
             said = words(answer.body)
-            raise PassingFault(f"{self.url} does not say {what}: {error}{said and ': '}{said}") from error
+            raise Trouble(f"{self.url} does not say {what}: {error}{said and ': '}{said}") from error
 
     async def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> Asked:
         return await self._wire.ask(method, path, body, kind)
