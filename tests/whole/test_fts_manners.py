@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from urllib.request import urlopen
 
 import pytest
 
 from tests.gridftp import Authority
-from tests.whole.daemon import Daemon, crashing
-from tests.whole.fts import FtsProcess
+from tests.whole.daemon import Daemon, crashing, until
 from tests.whole.site import FILE, TREE, Site
+from tests.whole.test_grid import FtsProcess
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
 
 SCHEMES = ("gsiftp", "davs", "root", "https")
 PATIENT = 100.0
+
+
+class Server(FtsProcess):
+    """An FTS server, of which is told how much it was asked."""
+
+    def options(self) -> dict[str, str]:
+        """Give what the hub needs to know to hand over to it."""
+        certificate, key = map(str, self.own)
+        trust = str(self.authority.pem)
+        return {"certificate": certificate, "key": key, "ca": trust, "source": "gsiftp://hub.example.org"}
+
+    def count(self) -> int:
+        """Give how much it was asked."""
+        with urlopen(f"{self.url}/fake/count", context=self._context, timeout=10) as answer:
+            return int(json.load(answer)["asked"])
+
+    def await_asked(self, count: int) -> None:
+        """Wait until it was asked so much in all."""
+        until(lambda: self.count() >= count, f"{self.url} is asked {count} times")
+
+    def await_job(self) -> None:
+        """Wait until it has a job."""
+        until(lambda: self.seen()["jobs"], f"{self.url} has a job")
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +49,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 @pytest.fixture
-def servers(authority: Authority) -> Iterator[dict[str, FtsProcess]]:
+def servers(authority: Authority) -> Iterator[dict[str, Server]]:
     """Give an FTS server for each scheme."""
-    found = {scheme: FtsProcess(authority) for scheme in SCHEMES}
+    found = {scheme: Server(authority) for scheme in SCHEMES}
     for each in found.values():
         each.start()
     yield found
@@ -34,7 +59,7 @@ def servers(authority: Authority) -> Iterator[dict[str, FtsProcess]]:
         each.stop()
 
 
-def hub(site: Site, servers: dict[str, FtsProcess]) -> Daemon:
+def hub(site: Site, servers: dict[str, Server]) -> Daemon:
     """Configure a hub that hands over to all of them."""
     options = {f"transfers.mover_options.{scheme}": each.options() for scheme, each in servers.items()}
     movers = {scheme: f"fts+{each.url}" for scheme, each in servers.items()}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
+import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.request import Request, urlopen
 from zlib import adler32
 
 import pytest
 
 from tests.gridftp import Authority, GridServer, need_grid
-from tests.whole.daemon import Daemon, crashing, until
-from tests.whole.fts import FtsProcess
+from tests.whole.daemon import ROOT, Daemon, crashing, free_port, until
 from tests.whole.site import FILE, TREE, Site
 from tests.whole.stager import Staging, report
 from tests.xrootd import XrootdServer, need_xrootd
@@ -189,6 +194,49 @@ def test_children_die_with_the_hub(site, grid, proxy):
     assert contents(there / "large") == contents(large)
 
 
+class FtsProcess:
+    """The fake FTS as a process."""
+
+    def __init__(self, authority: Authority) -> None:
+        self.authority = authority
+        self.port = free_port()
+        self.url = f"https://localhost:{self.port}"
+        self.own = authority.issue("robot")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._context = ssl.create_default_context(cafile=str(authority.pem))
+        self._context.load_cert_chain(*map(str, self.own))
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        certificate, key = self.authority.issue("server", server=True)
+        command = [sys.executable, "-m", "tests.fakes.fts3", str(self.port), certificate, key, self.authority.pem]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self._process = subprocess.Popen([str(each) for each in command], cwd=ROOT, env=environ)
+
+        def answers() -> bool:
+            with suppress(URLError, OSError):
+                return bool(self.seen())
+            return False
+
+        until(answers, "the fake FTS answers", 30)
+
+    def stop(self) -> None:
+        """End it."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+
+    def tell(self, what: str) -> None:
+        """Tell it how to behave."""
+        urlopen(Request(f"{self.url}/fake/{what}", method="PUT"), context=self._context, timeout=10).close()
+
+    def seen(self) -> dict[str, Any]:
+        """Give what it has done."""
+        with urlopen(f"{self.url}/fake/seen", context=self._context, timeout=10) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
+
+
 @pytest.fixture
 def fts(authority: Authority) -> Iterator[FtsProcess]:
     """Give an FTS server."""
@@ -200,10 +248,12 @@ def fts(authority: Authority) -> Iterator[FtsProcess]:
 
 def fts_hub(site: Site, fts: FtsProcess) -> Daemon:
     """Configure a hub that hands over to FTS."""
+    certificate, key = fts.own
+    options = {"certificate": str(certificate), "key": str(key), "ca": str(fts.authority.pem)}
     return site.hub(
         sections={
             "transfers.movers": {"gsiftp": f"fts+{fts.url}"},
-            "transfers.mover_options.gsiftp": fts.options(),
+            "transfers.mover_options.gsiftp": {**options, "source": "gsiftp://hub.example.org"},
         }
     )
 
