@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 
 from datahub.errors import PassingFault
 from datahub.kit.aio import start
 from datahub.transfers import endings
+from datahub.transfers.endings import LONGEST_PAUSE
 from datahub.transfers.handing import LOOK_AGAIN
 from datahub.transfers.landing import STOPPING
 from datahub.transfers.model import Status
@@ -207,3 +209,28 @@ def test_a_job_that_gets_lost_again_and_again(depot):
     assert found.status is Status.ERROR
     assert "given up after" in found.detailed_status
     assert "knows its job" in found.detailed_status
+
+
+def test_a_server_that_is_never_seen_again(depot, monkeypatch):
+    """Its transfers end, when it was tried for long enough; if it comes back, what it still has to do is cancelled."""
+    number = depot.handed()
+    job, ask = depot.job(number), depot.fts._ask
+
+    async def away(*_: object) -> Any:
+        raise PassingFault("the FTS server is silent")
+
+    monkeypatch.setattr(depot.fts, "_ask", away)
+    begun = depot.clock.seconds()
+    while not depot.transfer(number).status.final:
+        let_go_by(depot, LONGEST_PAUSE / 1000)
+    assert depot.clock.seconds() - begun < LOOK_AGAIN / 1000 + 3600 + 4 * LONGEST_PAUSE / 1000
+    found = depot.transfer(number)
+    assert (found.status, depot.place(number)) == (Status.ERROR, None)
+    assert "given up after" in found.detailed_status
+    monkeypatch.setattr(depot.fts, "_ask", ask)
+    let_go_by(depot, 60)
+    assert (job_state(depot, job), depot.flights()) == ("SUBMITTED", 1)
+    let_go_by(depot, LATE)
+    depot.follow()
+    assert (job_state(depot, job), depot.flights()) == ("CANCELED", 0)
+    assert depot.transfer(number).status is Status.ERROR
