@@ -71,8 +71,18 @@ _NEVER = (
     "login incorrect",
 )
 _QUEUED = "stayed in the queue for too long"
+# What FTS's server says of its agents, which it gives up then: another job gets another one.
+_AGENTS = (
+    "probably stalled",
+    "because it was stalled",
+    "because it was not responding",
+    "transfer process died",
+    "transfer terminate handler called",
+    "no share configured for this vo",
+)
 # What FTS tries again because it knows no better, also where no number comes with it.
 _AGAIN = (
+    *_AGENTS,
     "communication error",
     "connection refused",
     "connection reset",
@@ -84,6 +94,7 @@ _EVERYWHERE = {errno.EPERM, errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errn
 _NUMBERS = {
     "SOURCE": _EVERYWHERE | {errno.ENOENT, errno.ENOTDIR},
     "DESTINATION": _EVERYWHERE | {errno.EROFS, errno.EFAULT, errno.EEXIST},
+    "GENERAL_FAILURE": set(),
     "TRANSFER": _EVERYWHERE - {errno.EISDIR, errno.E2BIG} | {errno.EEXIST, errno.EFBIG, errno.EROFS},
 }
 _SCOPED = re.compile(r"\s*([A-Z_]+) \[(\d+)\]")
