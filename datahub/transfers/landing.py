@@ -172,7 +172,10 @@ def _in_the_way(files: Sequence[JobFile]) -> str:
     somebody else may have put something there since, and that is not the hub's to replace.
     """
     first, *others = files
-    place = first.dest_surl + (f" (and {count(len(others), 'other file')})" if others else "")
+    there = first.noted("dst_file")
+    told = [f"{there.get('file_size')} bytes of {int(first.user_filesize or 0)}"] if isinstance(there, dict) else []
+    told += [f"and {count(len(others), 'other file')}"] if others else []
+    place = first.dest_surl + (f" ({', '.join(told)})" if told else "")
     return f"it may be the rest of an earlier attempt, or somebody else's: remove {place} if it can go, then retry"
 
 

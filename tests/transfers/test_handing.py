@@ -178,7 +178,7 @@ def test_what_an_earlier_job_could_not_remove(depot, reports):
     depot.follow()
     found = depot.transfer(number)
     assert found.status is Status.ERROR
-    todo = f"or somebody else's: remove {TARGET}005 if it can go, then retry"
+    todo = f"or somebody else's: remove {TARGET}005{' (400 bytes of 1000)' * reports} if it can go, then retry"
     assert found.detailed_status.endswith(todo)
     del depot.fake.there[f"{TARGET}005"]
     start(depot.verbs.retry(caller(), number))
