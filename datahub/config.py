@@ -276,6 +276,7 @@ class TransfersSection:
     staging_concurrent: int = key(integer(1, 10_000), 4)
     moving_concurrent: int = key(integer(1, 10_000), 4)
     fts_concurrent: int = key(integer(1, 100_000), 1000)
+    fts_timeout: float = key(duration("1 h", "999 d"), "7 d")
     retry_for: float = key(duration("0 s", "999 d"), "3 d")
     movers: Mapping[str, str] = key(mapping(read_mover), {})
     mover_options: Mapping[str, MoverSection] = key(mapping(_mover_options), {})
@@ -382,13 +383,7 @@ class Config:
     queue: QueueSection = key(section(QueueSection), {})
     archive: ArchiveSection = key(section(ArchiveSection), {})
     auth: AuthSection = key(section(AuthSection, later="certificates jwt"), {})
-    transfers: TransfersSection = key(
-        section(
-            TransfersSection,
-            later="moving_by prepare",
-        ),
-        {},
-    )
+    transfers: TransfersSection = key(section(TransfersSection, later="moving_by prepare"), {})
     carts: CartsSection = key(section(CartsSection), {})
     jobs: JobsSection = key(section(JobsSection), {})
     messages: MessagesSection = key(section(MessagesSection), {})

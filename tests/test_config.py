@@ -56,6 +56,7 @@ def test_least_configuration_has_every_default(folder: Folder) -> None:
         staging_concurrent=4,
         moving_concurrent=4,
         fts_concurrent=1000,
+        fts_timeout=7 * 86_400,
         retry_for=259_200.0,
         movers={},
     )

@@ -15,12 +15,14 @@ from datahub.archive.pacifica import NoProducts
 from datahub.assembly import PACIFICA, Capability, Chore, House, milliseconds
 from datahub.config import Config, MoverSection, TransfersSection
 from datahub.errors import StartError
+from datahub.events.summary import Summary
 from datahub.kit.services import Part
 from datahub.kit.threads import Pool, ReactorPool
 from datahub.kit.tls import ClientPolicy
 from datahub.transfers.elsewhere import SharedProgress
 from datahub.transfers.endings import Endings
-from datahub.transfers.handing import Handing, declare_servers
+from datahub.transfers.following import declare_servers
+from datahub.transfers.handing import Handing
 from datahub.transfers.housekeeping import Housekeeping
 from datahub.transfers.movers import Mover
 from datahub.transfers.movers.carriers import Carriers
@@ -100,8 +102,14 @@ def build(house: House) -> Capability:
             Chore("orphaned files", ORPHANS_EVERY, Orphans(house.store, house.clock, movers).sweep),
             Chore("old transfers", FORGET_EVERY, tidy.forget_old),
         ],
-        summarise=verbs.summary,
+        summarise=partial(_summarise, verbs, handing),
     )
+
+
+async def _summarise(verbs: Transfers, handing: Handing | None) -> Summary:
+    """The transfers by status; with FTS also what it said that nobody knows."""
+    summary = await verbs.summary()
+    return handing.reasons.beside(summary) if handing else summary
 
 
 def _make_source(config: Config, disk: Pool) -> Archive:
@@ -145,7 +153,7 @@ def _make_agents(house: House, source: Archive, parts: dict[str, Part]) -> dict[
         options = section.mover_options[scheme]
         if url not in servers:
             servers[url] = parts[f"FTS at {url}"] = _make_fts(url, options, house)
-        agents[scheme] = Agent(servers[url], source, house.disk, options.source)
+        agents[scheme] = Agent(servers[url], source, house.disk, options.source, section.fts_timeout)
     return agents
 
 

@@ -11,7 +11,7 @@ from datahub.store.schema import table
 from datahub.transfers.model import FileRecord
 from datahub.transfers.movers import Checksum
 
-__all__ = ["amend", "done", "find", "forget", "forget_failed", "put", "transfer_file"]
+__all__ = ["amend", "done", "find", "forget", "forget_failed", "news", "put", "transfer_file"]
 
 transfer_file = table(
     "transfer_file",
@@ -59,15 +59,18 @@ def _insert(connection: Connection, job: str, files: Sequence[FileRecord]) -> No
         connection.execute(_put, rows)
 
 
-def amend(connection: Connection, job: str, files: Sequence[FileRecord], limit: int | None = None) -> bool:
-    """Write those of ``files`` that are not there yet, ``limit`` at most; whether there may be more to be written."""
+def news(connection: Connection, job: str, files: Sequence[FileRecord]) -> list[FileRecord]:
+    """Those of ``files`` that are not there yet, or otherwise."""
     mine = transfer_file.c.transfer == job
     known = {row.number: _record(row) for row in connection.execute(select(*_columns).where(mine))}
-    new = [f for f in files if known.get(f.number) != f][:limit]
-    if changed := [{"job": job, "its_number": f.number} for f in new if f.number in known]:
-        connection.execute(_drop_one, changed)
-    _insert(connection, job, new)
-    return len(new) == limit
+    return [each for each in files if known.get(each.number) != each]
+
+
+def amend(connection: Connection, job: str, files: Sequence[FileRecord]) -> None:
+    """Write ``files`` in the place of what is there by their numbers."""
+    if files:
+        connection.execute(_drop_one, [{"job": job, "its_number": each.number} for each in files])
+    _insert(connection, job, files)
 
 
 def done(connection: Connection, job: str) -> dict[int, FileRecord]:

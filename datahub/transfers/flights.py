@@ -6,12 +6,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from sqlalchemy import BigInteger, Column, Connection, Index, String, bindparam, delete, func, select, update
+from sqlalchemy import BigInteger, Column, Connection, Index, String, bindparam, case, delete, func, select, update
 
 from datahub.store.dialect import insert_if_absent
 from datahub.store.schema import table
 
-__all__ = ["Flight", "Look", "due", "enter", "everywhere", "find", "key_of", "land", "next_due", "put_off"]
+__all__ = [
+    "CANCELED",
+    "LATE",
+    "TAKEN",
+    "Flight",
+    "Look",
+    "due",
+    "enter",
+    "everywhere",
+    "find",
+    "keep",
+    "key_of",
+    "land",
+    "next_due",
+    "put_off",
+]
 
 fts_job = table(
     "fts_job",
@@ -23,6 +38,11 @@ fts_job = table(
     Column("changed", BigInteger, nullable=False),
     Column("due", BigInteger, nullable=False),
 )
+TAKEN, LATE, CANCELED = "TAKEN", "LATE", "CANCELED"
+"""What the hub writes of a job: that its server has it, that it took too long, that it is to be cancelled.
+
+The latter two it is told to cancel, and they stay so whatever is seen of them; all else is as FTS says.
+"""
 Index("fts_job_due", fts_job.c.server, fts_job.c.due)
 
 _put_off = (
@@ -42,6 +62,11 @@ class Flight:
     since: int
     changed: int
     server: str
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the server was told to cancel it."""
+        return self.state in (LATE, CANCELED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +90,13 @@ def enter(connection: Connection, transfer: str, server: str, job: str, now: int
     land(connection, transfer)
     row = {"transfer": transfer, "server": server, "job": job, "state": "", "since": now, "changed": now, "due": due_at}
     insert_if_absent(connection, fts_job, row)
+
+
+def keep(connection: Connection, transfer: str, job: str, due_at: int) -> bool:
+    """Go on following the job of a transfer, which its server has; False if another one is followed, or none."""
+    its = (fts_job.c.transfer == transfer, fts_job.c.job == job)
+    state = case((fts_job.c.state == "", TAKEN), else_=fts_job.c.state)
+    return connection.execute(update(fts_job).where(*its).values(due=due_at, state=state)).rowcount == 1
 
 
 def find(connection: Connection, transfer: str) -> Flight | None:

@@ -57,12 +57,15 @@ async def test_what_is_stuck_and_what_is_usual(database_url: str, reactor: Any) 
 
 
 async def test_files_that_end_in_any_order(database_url: str, reactor: Any) -> None:
-    """Each is written once, a few at a time; those that failed are forgotten before they are copied anew."""
+    """What is there already is no news; those that failed are forgotten before they are copied anew."""
     files = [FileRecord(number, f"dir/ü{number}", number, None, None) for number in (7, 2, 5)]
     failed = FileRecord(3, "c", 2**40, None, "TRANSFER [110]")
     async with opened(database_url, reactor) as store:
-        amend = partial(file_tables.amend, job="one", files=[*files, failed])
-        assert [await store.run("amend", partial(amend, limit=2)) for _ in range(3)] == [True, True, False]
+        news = partial(file_tables.news, job="one", files=[*files, failed])
+        await store.run("amend", partial(file_tables.amend, job="one", files=files[:2]))
+        assert await store.read("news", news) == [files[2], failed]
+        await store.run("amend", partial(file_tables.amend, job="one", files=[files[2], failed]))
+        assert await store.read("news", news) == []
         await store.run("amend", partial(file_tables.amend, job="two", files=[failed]))
         find = partial(file_tables.find, job="one", first=0, limit=9)
         assert await store.read("find", find) == sorted([*files, failed], key=lambda each: each.number)
@@ -70,7 +73,8 @@ async def test_files_that_end_in_any_order(database_url: str, reactor: Any) -> N
         done = {each.number: each for each in files}
         assert await store.read("done", partial(file_tables.done, job="one")) == done
         other = FileRecord(7, "other", 1, None, None)
-        assert not await store.run("amend", partial(file_tables.amend, job="one", files=[other]))
+        assert await store.read("news", partial(file_tables.news, job="one", files=[files[1], other])) == [other]
+        await store.run("amend", partial(file_tables.amend, job="one", files=[other]))
         assert await store.read("done", partial(file_tables.done, job="one")) == {**done, 7: other}
         assert await store.read("done", partial(file_tables.done, job="two")) == {}
 

@@ -29,7 +29,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, CertificateOptions, KeyPair, trustRootFromCertificates
 from twisted.web.server import Site
 
-from tests.fakes.fts3_jobs import BASE, EXISTS, FINAL, FINAL_FILES, Rejected, error, new_job, stamp, sum_up
+from tests.fakes.fts3_jobs import BASE, EXISTS, FINAL, FINAL_FILES, Rejected, error, expire, new_job, stamp, sum_up
 from tests.fakes.fts3_manners import MANNERS, flood
 
 __all__ = ["FakeFts", "listen"]
@@ -140,6 +140,10 @@ class FakeFts:
             self.there[target] = (size, file["checksum"].partition(":")[2] or _adler(file["source_surl"]))
         # What its checksum turned out to be it keeps to itself.
         file.update(file_state=state, reason=reason, finish_time=self._time(), filesize=size, pid=PID)
+
+    def expire(self, job_id: str) -> None:
+        """Give up what has waited for too long."""
+        expire(self.jobs[job_id], self.now())
 
     def purge(self, job_id: str, *, backup: bool = True) -> None:
         """Forget a job, as the server does after some days."""
@@ -367,6 +371,8 @@ class FakeFts:
         if not told["http_status"].startswith("200"):
             return told
         job = self.jobs[number]
+        if self.manner == "deaf":
+            return told
         if job["job_state"] in FINAL:
             return {**told, **_status(304), "http_message": "The job is in a terminal state"}
         self._cancel(job)

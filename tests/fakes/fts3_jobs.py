@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid5
 
-__all__ = ["BASE", "EXISTS", "FINAL", "FINAL_FILES", "Rejected", "error", "new_job", "stamp", "sum_up"]
+__all__ = ["BASE", "EXISTS", "FINAL", "FINAL_FILES", "Rejected", "error", "expire", "new_job", "stamp", "sum_up"]
 
 BASE = UUID("01874efb-4735-4595-bc9c-591aef8240c9")
 FINAL = ("FINISHED", "FAILED", "FINISHEDDIRTY", "CANCELED")
@@ -24,6 +24,7 @@ ORDER = ("ACTIVE", "READY", "STAGING", "SUBMITTED", "ARCHIVING")
 
 EXISTS = "DESTINATION [17] Destination file exists and overwrite is not enabled"
 FAILED = "One or more files failed. Please have a look at the details for more information"
+QUEUED = "Job has been canceled because it stayed in the queue for too long (max-time-in-queue timeout)"
 LONGEST_URL = 1100
 LONGEST_SE = 255
 LARGEST_METADATA = 2048
@@ -97,11 +98,13 @@ def _new_job(asked: dict[str, Any], owner: tuple[str, str], now: float, number: 
     }
     overwrite = "Y" if params.get("overwrite") else None
     flags = {"overwrite_flag": overwrite, "dst_file_report": bool(params.get("dst_file_report"))}
+    hours = params.get("max_time_in_queue")
+    limit = {"max_time_in_queue": int(now + 3600 * hours) if hours else None}
     numbers = {name: int(params.get(name, 0)) for name in ("retry", "retry_delay")}
     numbers |= {name: int(params.get(name, -1)) for name in ("bring_online", "copy_pin_lifetime", "archive_timeout")}
-    rest = dict.fromkeys(["internal_job_params", "max_time_in_queue", "target_qos", "os_project_id", "submit_host"])
+    rest = dict.fromkeys(["internal_job_params", "target_qos", "os_project_id", "submit_host"])
     places = {name: _one(each[name] for each in files) for name in ("source_se", "dest_se")}
-    return {**known, **more, **wanted, **flags, **numbers, **rest, **places, "files": files}
+    return {**known, **more, **wanted, **flags, **limit, **numbers, **rest, **places, "files": files}
 
 
 def _begin(params: dict[str, Any], files: list[dict[str, Any]]) -> tuple[str, str]:
@@ -162,6 +165,16 @@ def sum_up(job: dict[str, Any], now: float) -> None:
     if failed:
         state = "FINISHEDDIRTY" if "FINISHED" in states and job["job_type"] != "H" else "FAILED"
     job.update(job_state=state, job_finished=stamp(now), reason="" if state == "FINISHED" else FAILED)
+
+
+def expire(job: dict[str, Any], now: float) -> None:
+    """Cancel what has waited for too long, as FTS does from time to time; what it is copying goes on."""
+    if job["max_time_in_queue"] is None or job["max_time_in_queue"] > now:
+        return
+    for file in job["files"]:
+        if file["file_state"] in ("SUBMITTED", "STAGING", "ON_HOLD", "ON_HOLD_STAGING"):
+            file.update(file_state="CANCELED", reason=QUEUED, finish_time=stamp(now))
+    sum_up(job, now)
 
 
 def _hop(files: list[dict[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -59,6 +60,37 @@ async def half(request: Any) -> bytes:
     return bytes(await Deferred())
 
 
+async def drips(request: Any) -> bytes:
+    """Answer a byte now and then, without end."""
+    from twisted.internet import reactor
+
+    while True:
+        request.write(b" ")
+        await sleep(0.1, cast(Any, reactor))
+
+
+async def page(_: Any) -> bytes:
+    """Be another server altogether."""
+    return b"<html><body><h1>Welcome</h1></body></html>"
+
+
+async def others(request: Any) -> bytes | None:
+    """Answer about another job than was asked about."""
+    asks = request.method == b"GET" and request.path.startswith(b"/jobs/")
+    return b'{"job_id": "another", "job_state": "FINISHED", "files": []}' if asks else None
+
+
+async def odd(request: Any) -> bytes | None:
+    """Say of each job what nobody has heard of."""
+    if request.method != b"GET" or not request.path.startswith(b"/jobs/"):
+        return None
+    jobs = [
+        {"job_id": each, "job_state": "PONDERING", "http_status": "200 Ok", "files": [{"file_state": "PONDERED"}]}
+        for each in request.path.decode().rpartition("/")[2].split(",")
+    ]
+    return json.dumps(jobs if len(jobs) > 1 else jobs[0]).encode()
+
+
 async def broken(request: Any) -> bytes:
     """Be in trouble, in a page for people."""
     request.setResponseCode(503)
@@ -103,5 +135,21 @@ async def lies(request: Any) -> bytes:
 
 
 MANNERS: dict[str, Callable[[Any], Any]] = {
-    each.__name__: each for each in (hang, reset, half, broken, banned, unknown_caller, lost, slow, elsewhere, lies)
+    each.__name__: each
+    for each in (
+        hang,
+        reset,
+        half,
+        drips,
+        page,
+        others,
+        odd,
+        broken,
+        banned,
+        unknown_caller,
+        lost,
+        slow,
+        elsewhere,
+        lies,
+    )
 }

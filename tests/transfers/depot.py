@@ -20,7 +20,8 @@ from datahub.kit.aio import start
 from datahub.kit.clock import HubClock
 from datahub.transfers import tables
 from datahub.transfers.endings import Endings
-from datahub.transfers.handing import FOLLOW, Handing, declare_servers
+from datahub.transfers.following import FOLLOW, declare_servers
+from datahub.transfers.handing import Handing
 from datahub.transfers.model import Place, Submission, Transfer
 from datahub.transfers.movers import CopiedFile, Delivery, Filed, Leftover, Order
 from datahub.transfers.pipeline import FTS, LANES, MOVE, STAGE, Limits, Pipeline

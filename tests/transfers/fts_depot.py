@@ -18,14 +18,16 @@ from datahub.kit.clock import HubClock
 from datahub.kit.threads import InlinePool
 from datahub.transfers.movers.fts import Asked, Fts
 from datahub.transfers.movers.fts_jobs import Agent
+from datahub.transfers.movers.proxies import Papers
 from datahub.work import presence
 from tests.fakes.fts3 import Delegated, FakeFts
 from tests.transfers.depot import ME, Depot
 
-__all__ = ["TARGET", "FtsDepot"]
+__all__ = ["TARGET", "TIMEOUT", "FtsDepot"]
 
 TARGET = "gsiftp://there.example.org/home/alice/"
 HUB = "/CN=hub"
+TIMEOUT = 7 * 86_400
 
 
 class KnownFts(FakeFts):
@@ -41,6 +43,7 @@ class InlineWire:
     """The credentials of the client in memory, which last."""
 
     url = "https://fts:8446"
+    papers = Papers(Path("hub.pem"), Path("hub.key"), None, None)
     until = float("inf")
 
     def __init__(self, clock: HubClock) -> None:
@@ -114,7 +117,7 @@ class FtsDepot(Depot):
             self.fake.now = lambda: clock.wall() / 1000
             self.fts = InlineFts(self.fake, clock)
             source = "gsiftp://hub.example.org"
-            return {"gsiftp": Agent(self.fts, self.tree, InlinePool(), source)}  # type: ignore[arg-type]
+            return {"gsiftp": Agent(self.fts, self.tree, InlinePool(), source, TIMEOUT)}  # type: ignore[arg-type]
 
         super().__init__(agents=agents, **more)
         number = self.fake._delegation(None)

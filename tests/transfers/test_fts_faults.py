@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from datahub.archive import Product
-from datahub.errors import FinalFault, PassingFault
+from datahub.errors import FinalFault, PassingFault, Unavailable
 from datahub.kit.aio import start
 from datahub.transfers import endings
+from datahub.transfers.endings import LONGEST_PAUSE
+from datahub.transfers.following import AWAY
 from datahub.transfers.handing import LOOK_AGAIN, SENDING
 from datahub.transfers.model import Status
 from datahub.transfers.movers.fts import Asked, TooLarge
@@ -49,23 +51,34 @@ def test_a_job_that_is_not_shown(depot):
     assert (depot.transfer(number).status, len(depot.fake.submissions)) == (Status.SUCCESS, 1)
 
 
-def test_a_ban_while_it_is_there(depot):
-    """What the hub is refused in the middle is no end of the transfer, nor of its cancellation."""
+@pytest.mark.parametrize(
+    ("manner", "told"), [("banned", "403: The user has been banned"), ("unknown_caller", "401: A")]
+)
+def test_who_is_not_let_in_yet(depot, manner, told):
+    """A certificate that is not known, a ban by mistake: a night's transfers don't end; what to look at is named."""
+    depot.fake.manner = manner
     number = depot.handed()
-    refused = FinalFault("the FTS server answered 403: The user has been banned")
-    depot.clock.advance(LOOK_AGAIN / 1000 + 1)
-    depot.store.now(partial(sweeper._wake, now=depot.hub_clock.now()))
-    depot.fts.faults = [refused]
-    depot.move()
-    assert depot.transfer(number).status is Status.TRANSFERRING
-    start(depot.verbs.cancel(caller(), number))
-    depot.fts.faults = [refused]
-    depot.move()
-    assert depot.transfer(number).status is Status.CANCELLING
+    found = depot.transfer(number)
+    assert (found.status, depot.place(number).state) == (Status.TRANSFERRING, "delayed")
+    assert f"https://fts:8446 answered {told}" in found.detailed_status
+    assert found.detailed_status.endswith("; is hub.pem known to a VO there, and not banned?")
+    depot.fake.manner = "waits"
     depot.wait_for_retry(number)
     depot.move()
+    depot.fake.finish(depot.job(number))
     depot.follow()
-    assert depot.transfer(number).status is Status.CANCELLED
+    assert (depot.transfer(number).status, depot.transfer(number).failing_since) == (Status.SUCCESS, None)
+
+
+def test_who_is_never_let_in(depot):
+    """It has its end, after the time for which faults are tried again."""
+    depot.fake.manner = "banned"
+    number = depot.handed()
+    while not depot.transfer(number).status.final:
+        depot.wait_for_retry(number)
+        depot.move()
+    assert 3600 <= depot.clock.seconds() < 3600 + 2 * LONGEST_PAUSE / 1000
+    assert "given up after" in depot.transfer(number).detailed_status
 
 
 def test_a_url_that_is_too_long_for_it(depot):
@@ -157,7 +170,6 @@ def test_a_failure_at_fts(depot, reason, status):
     found = depot.transfer(number)
     assert (found.status, found.detailed_status) == (status, f"https://fts:8446: {reason}")
     assert found.fts_details["failures"] == [{"destination": f"{TARGET}005", "state": "FAILED", "reason": reason}]
-    assert depot.handing.unknown == (reason == "Ein neuer Text")
     if status is Status.TRANSFERRING:
         depot.wait_for_retry(number)
         depot.move()
@@ -168,14 +180,39 @@ def test_a_failure_at_fts(depot, reason, status):
     assert depot.flights() == 0
 
 
+async def test_reasons_that_nobody_knows(depot, monkeypatch):
+    """Counted when their end is on disk, once however often that was rolled back; the last is told without places."""
+    run, rolled_back = depot.store.run, []
+
+    async def unsteady(name: str, work: Any) -> Any:
+        if name == "settle what FTS did" and len(rolled_back) < 2:
+            with pytest.raises(ZeroDivisionError):
+                depot.store.now(lambda connection: (work(connection), 1 // 0))
+            rolled_back.append(name)
+            raise Unavailable("the database is away")
+        return await run(name, work)
+
+    monkeypatch.setattr(depot.store, "run", unsteady)
+    for text in ("Ein alter Text", "Ein neuer Text von gsiftp://there/home/alice/005 zu /x"):
+        number = depot.handed()
+        depot.fake.finish(depot.job(number), "FAILED", reason=text)
+        for _ in range(3):
+            depot.follow()
+        assert text in depot.transfer(number).detailed_status
+    assert len(rolled_back) == 2
+    summary = depot.handing.reasons.beside(await depot.verbs.summary())
+    last = summary.unknown_reasons.last
+    assert (summary.unknown_reasons.count, last) == (2, "Ein neuer Text von … zu …")
+
+
 def test_a_hub_that_does_not_know_the_server(depot):
     """Leaves following to the hubs that do, rather than end it for all."""
     number = depot.handed()
     depot.fake.finish(depot.job(number))
-    known, depot.handing._servers = depot.handing._servers, {}
+    known, depot.handing._following._servers = depot.handing._following._servers, {}
     depot.follow()
     assert depot.transfer(number).status is Status.TRANSFERRING
-    depot.handing._servers = known
+    depot.handing._following._servers = known
     depot.follow()
     assert depot.transfer(number).status is Status.SUCCESS
 
@@ -199,6 +236,43 @@ def test_an_answer_that_is_too_large(monkeypatch):
     depot.end()
 
 
+@pytest.mark.parametrize(
+    "answer", [(500, b"<html>Internal Server Error"), (200, b"<html>Welcome"), (200, b'{"job_id": 3}')]
+)
+def test_a_job_of_which_fts_can_not_tell(depot, monkeypatch, answer):
+    """Whatever is asked together with it is no answer: it is found out, and all others go on."""
+    numbers = [depot.handed(overwrite=True) for _ in range(7)]
+    poisoned, ask = depot.job(numbers[2]), depot.fts._ask
+
+    async def choke(method: str, path: str, *more: Any) -> Asked:
+        return Asked(*answer) if poisoned in path else await ask(method, path, *more)
+
+    monkeypatch.setattr(depot.fts, "_ask", choke)
+    for each in numbers:
+        depot.fake.finish(depot.job(each))
+    depot.follow()
+    ends = [Status.SUCCESS] * 2 + [Status.TRANSFERRING] + [Status.SUCCESS] * 4
+    assert [depot.transfer(each).status for each in numbers] == ends
+    monkeypatch.undo()
+    depot.follow()
+    assert depot.transfer(numbers[2]).status is Status.SUCCESS
+
+
+def test_a_server_in_trouble_is_not_asked_about_each_job(depot):
+    """That would be another trouble for it: after a request and its halves all jobs are left for a while."""
+    numbers = [depot.handed(overwrite=True) for _ in range(64)]
+    for each in numbers:
+        depot.fake.finish(depot.job(each))
+    depot.fake.manner = "broken"
+    before = len(depot.fake.asked)
+    depot.follow()
+    assert len(depot.fake.asked) == before + 3
+    depot.fake.manner = "waits"
+    depot.clock.advance(AWAY / 1000)
+    depot.follow()
+    assert {depot.transfer(each).status for each in numbers} == {Status.SUCCESS}
+
+
 def test_a_refused_submission_ends_it(depot):
     """And leaves nothing to be followed for ever."""
     depot.fts.faults = [None, None, FinalFault("https://fts:8446 answered 400: Invalid job")]
@@ -214,7 +288,7 @@ def test_a_proxy_that_can_not_be_delegated(depot, monkeypatch):
     number = depot.handed()
 
     async def delegate() -> int:
-        raise FinalFault("the FTS server answered 403: The user has been banned")
+        raise PassingFault("the FTS server answered 403: The user has been banned")
 
     monkeypatch.setattr(depot.fts, "delegate", delegate)
     depot.fake.finish(depot.job(number))

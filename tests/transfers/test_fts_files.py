@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from datahub.kit.aio import start
-from datahub.transfers import endings, handing
-from datahub.transfers.handing import STOPPING
+from datahub.transfers import endings, following
+from datahub.transfers.landing import STOPPING
 from datahub.transfers.model import Status
+from datahub.transfers.movers import fts_jobs
+from datahub.transfers.movers.fts import TooLarge
 from tests.transfers.depot import caller
 from tests.transfers.fts_depot import TARGET, FtsDepot
 from tests.transfers.test_files import ALICE, listed
@@ -139,7 +143,7 @@ async def test_a_product_that_is_another_by_now(depot):
 
 async def test_many_files_are_written_in_batches(depot, monkeypatch):
     """However many have ended when a job is looked at; nothing is written while nothing happens."""
-    monkeypatch.setattr(handing, "BATCH", 3)
+    monkeypatch.setattr(following, "BATCH", 3)
     depot.tree.names = [f"{each:02}" for each in range(11)]
     number = depot.handed_tree()
     depot.follow()
@@ -147,11 +151,56 @@ async def test_many_files_are_written_in_batches(depot, monkeypatch):
     for _ in range(4):
         depot.follow()
     assert await states(depot, number) == dict.fromkeys(depot.tree.names[:7], "DELIVERED")
-    assert depot.store.names.count("keep files at FTS") == 1 + 3
+    assert depot.store.names.count("keep files at FTS") == 3
     depot.fake.finish(depot.job(number))
     depot.follow()
     assert await states(depot, number) == dict.fromkeys(depot.tree.names, "DELIVERED")
     assert depot.transfer(number).status is Status.SUCCESS
+
+
+async def test_a_tree_that_is_too_large(depot, monkeypatch):
+    """FTS could not tell of so many files: it is refused before FTS hears of it, with the number and a remedy."""
+    monkeypatch.setattr(fts_jobs, "LARGEST", 2 * (fts_jobs.TOLD + len(f"{TARGET}005/a%20b")) - 1)
+    number = depot.handed_tree()
+    assert depot.transfer(number).status is Status.TRANSFERRING
+    depot.tree.names = ["a b", "a c"]
+    number = depot.handed_tree()
+    found = depot.transfer(number)
+    told = "product '005' has 2 files, and FTS can't tell of so many in one job: deliver its folders one by one, or"
+    assert (found.status, told in found.detailed_status) == (Status.ERROR, True)
+    assert len(depot.fake.submissions) == 1
+
+
+async def test_reasons_that_are_too_long(depot, monkeypatch):
+    """The job has its end all the same: what has arrived is listed, and only the rest is copied again."""
+    ask = depot.fts._ask
+
+    async def limited(method: str, path: str, *more: Any) -> Any:
+        if ",reason" in path:
+            raise TooLarge("the answer is too large")
+        return await ask(method, path, *more)
+
+    monkeypatch.setattr(depot.fts, "_ask", limited)
+    number = depot.handed_tree()
+    depot.fake.finish(depot.job(number), "FINISHED", "FAILED", reason=TIMED_OUT)
+    depot.follow()
+    assert "1 of 2 files failed: FTS has told no reason" in depot.transfer(number).detailed_status
+    assert await states(depot, number) == {"a b": "DELIVERED", "c": "FAILED"}
+    again(depot, number)
+    assert targets(depot) == ["c"]
+    depot.fake.finish(depot.job(number))
+    depot.follow()
+    assert (depot.transfer(number).status, set(depot.copies().values())) == (Status.SUCCESS, {1})
+
+
+async def test_a_job_of_many_files_is_asked_about_less_often(depot, monkeypatch):
+    """For all of them are told of, each time."""
+    monkeypatch.setattr(following, "PER_FILE", 30_000)
+    depot.handed_tree()
+    depot.follow()
+    begun, asked = depot.clock.seconds(), len(depot.fake.asked)
+    depot.follow()
+    assert (depot.clock.seconds() - begun, len(depot.fake.asked)) == (60, asked + 1)
 
 
 async def test_empty_folders(depot):

@@ -9,7 +9,8 @@ from sqlalchemy import text
 from twisted.internet.defer import Deferred
 
 from datahub.kit.aio import start
-from datahub.transfers.handing import AT_A_TIME, REQUESTS, declare_servers
+from datahub.transfers.following import REQUESTS, declare_servers
+from datahub.transfers.handing import AT_A_TIME
 from datahub.transfers.model import Status
 from datahub.transfers.movers.fts_wire import CONNECTIONS
 from datahub.transfers.pipeline import FTS, MOVE

@@ -12,7 +12,9 @@ from datahub.archive import Product
 from datahub.errors import PassingFault
 from datahub.kit.aio import start
 from datahub.transfers import endings
-from datahub.transfers.handing import AT_ONCE, LOOK_AGAIN, SENDING, STOPPING
+from datahub.transfers.following import AT_ONCE
+from datahub.transfers.handing import LOOK_AGAIN, SENDING
+from datahub.transfers.landing import STOPPING
 from datahub.transfers.model import Status
 from datahub.transfers.pipeline import FTS
 from datahub.transfers.view import view
@@ -45,6 +47,7 @@ def test_the_way_through(depot):
         "dst_file_report": False,
         "retry": -1,
         "priority": 4,
+        "max_time_in_queue": 168,
         "id_generator": "deterministic",
         "sid": depot.transfer(number).fts_attempt,
         "job_metadata": {"datahub": number, "careful": False},
@@ -158,7 +161,31 @@ def test_what_is_in_the_way_is_not_ours(depot):
     depot.fake.finish(depot.job(number))
     depot.follow()
     assert depot.transfer(number).status is Status.ERROR
-    assert "Destination file exists" in depot.transfer(number).detailed_status
+    assert depot.transfer(number).detailed_status.endswith("Destination file exists and overwrite is not enabled")
+
+
+@pytest.mark.parametrize("reports", [False, True])
+def test_what_an_earlier_job_could_not_remove(depot, reports):
+    """The rest of a copy can't be told from somebody else's file: nothing is replaced, it is said what to do."""
+    depot.fake.reports = reports
+    number = depot.handed()
+    depot.fake.finish(depot.job(number), "FAILED", reason="TRANSFER [70] Communication error on send")
+    depot.fake.there[f"{TARGET}005"] = (400, "00000001")
+    depot.follow()
+    depot.wait_for_retry(number)
+    depot.move()
+    depot.fake.finish(depot.job(number))
+    depot.follow()
+    found = depot.transfer(number)
+    assert found.status is Status.ERROR
+    todo = f"or somebody else's: remove {TARGET}005{' (400 bytes of 1000)' * reports} if it can go, then retry"
+    assert found.detailed_status.endswith(todo)
+    del depot.fake.there[f"{TARGET}005"]
+    start(depot.verbs.retry(caller(), number))
+    depot.move()
+    depot.fake.finish(depot.job(number))
+    depot.follow()
+    assert (depot.transfer(number).status, depot.copies()) == (Status.SUCCESS, {f"{TARGET}005": 1})
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -175,6 +202,7 @@ def test_an_older_file_is_replaced_after_a_hiccup(depot, overwrite):
     depot.follow()
     if overwrite:
         assert depot.transfer(number).status is Status.TRANSFERRING
+        assert "then retry" not in depot.transfer(number).detailed_status
         depot.wait_for_retry(number)
         depot.move()
         assert depot.fake.submissions[-1]["params"]["overwrite"]
@@ -290,11 +318,14 @@ def test_cancelled_before_it_was_submitted(depot):
 
 
 def test_a_job_that_nobody_knows_any_more(depot):
-    """Purged without a trace while it was parked: handed over again, with care."""
+    """Purged without a trace while it was parked: told of, and handed over again, with care."""
     number = depot.handed()
     depot.fake.purge(depot.job(number), backup=False)
     depot.follow()
     assert depot.place(number).state == "ready"
+    depot.move()
+    assert "knows its job" in depot.transfer(number).detailed_status
+    depot.wait_for_retry(number)
     depot.move()
     assert depot.fake.submissions[-1]["params"]["dst_file_report"]
     depot.fake.finish(depot.job(number))

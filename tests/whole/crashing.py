@@ -5,6 +5,7 @@
     datahub.transfers.movers.local:LocalMover.publish:after:1      SIGKILL after the first call has returned
     datahub.transfers.movers.local:LocalMover.publish:before:2     SIGKILL in place of the second call
     datahub.transfers.pipeline:Pipeline._count:pause:0.2           every call sleeps 0.2 s first
+    datahub.transfers.movers.fts_wire:ANSWER:set:2                 a constant is another number
 
 So the product itself has no fault points.
 """
@@ -43,6 +44,9 @@ def install(point: str) -> None:
     *outer, name = path.split(".")
     for each in outer:
         owner = getattr(owner, each)
+    if kind == "set":
+        setattr(owner, name, int(value))
+        return
     function = getattr(owner, name)
     setattr(owner, name, _paused(function, float(value)) if kind == "pause" else _fatal(function, kind, int(value)))
 

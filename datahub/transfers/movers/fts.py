@@ -7,7 +7,8 @@ refused by the server. Copies need a proxy of the hub's at the server, which is 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -29,6 +30,7 @@ __all__ = [
     "Jobs",
     "Refused",
     "TooLarge",
+    "Trouble",
     "Unknown",
     "job_id",
 ]
@@ -36,9 +38,8 @@ __all__ = [
 log = Logger()
 
 BASE = UUID("01874efb-4735-4595-bc9c-591aef8240c9")
-FILE_FIELDS = (
-    "file_state,reason,source_surl,dest_surl,file_metadata,filesize,user_filesize,checksum,start_time,finish_time"
-)
+BRIEF = "file_state,dest_surl,file_metadata,user_filesize,start_time,finish_time"
+FILE_FIELDS = f"{BRIEF},reason,filesize,checksum"
 HOUR = 3600
 LIFETIME = 7 * HOUR
 RENEW = 2 * HOUR
@@ -46,7 +47,8 @@ SLACK = 60
 """Seconds by which a proxy may end sooner than it could, and is not renewed for that."""
 
 NEEDS_DELEGATION = 419
-PASSING = (408, 425, 429)
+TOO_LARGE = 413
+PASSING = (401, 403, 408, 424, 425, 429)
 BANNED = " is banned"
 
 
@@ -58,6 +60,10 @@ class Refused(Exception):
     """The server refuses a submission because there is one like it (409)."""
 
 
+class Trouble(PassingFault):
+    """The server has answered, with an internal error or with nonsense: what it was asked about may be the reason."""
+
+
 class Hidden(PassingFault):
     """The server has a job, and does not show it to the hub: for who has come by another name since."""
 
@@ -67,7 +73,6 @@ class JobFile(msgspec.Struct, frozen=True):
 
     file_state: str = ""
     reason: str | None = None
-    source_surl: str = ""
     dest_surl: str = ""
     file_metadata: Any = None
     filesize: float | None = None
@@ -173,9 +178,11 @@ class Fts:
 
     async def _introduce(self) -> Whoami:
         session = await self._wire.session()
-        me: Whoami = _read(await self._ask("GET", "/whoami"), Whoami, "who the hub is")
+        answer = await self._ask("GET", "/whoami")
+        self._expect(answer)
+        me: Whoami = self._read(answer, Whoami, "who the hub is")
         if me.delegation_id is None:
-            raise FinalFault(f"{self.url} has seen no certificate of the hub's: is it asked for one there?")
+            raise PassingFault(f"{self.url} has seen no certificate of the hub's: is it asked for one there?")
         self._known, self._until = (session, me), 0.0
         return me
 
@@ -204,7 +211,7 @@ class Fts:
         kept_from = ""
         try:
             await self.delegate()
-        except (PassingFault, FinalFault) as error:
+        except PassingFault as error:
             kept_from = str(error)
         if kept_from and kept_from != self._kept_from:
             log.warn("no proxy is delegated to {url} now: {why}", url=self.url, why=kept_from)
@@ -225,7 +232,9 @@ class Fts:
         self._renewals, self._refused = self._renewals + 1, False
 
     async def _delegated_until(self, me: Whoami) -> float:
-        found = _read(await self._ask("GET", f"/delegation/{me.delegation_id}"), Delegation | None, "the delegation")
+        answer = await self._ask("GET", f"/delegation/{me.delegation_id}")
+        self._expect(answer)
+        found = self._read(answer, Delegation | None, "the delegation")
         if found is None:
             return 0.0
         try:
@@ -257,19 +266,33 @@ class Fts:
         if answer.code == 409:
             # What comes behind it are the statements of the server's database.
             raise Refused(words(answer.body).partition(" (")[0])
-        taken: Taken = _read(answer, Taken, "the job's id", self._expect)
+        self._expect_of_submission(answer)
+        taken: Taken = self._read(answer, Taken, "the job's id")
         return taken.job_id
 
     async def look(self, jobs: Sequence[str]) -> Jobs:
-        """What the server knows of jobs, in any order; of those that it does not know or show, that."""
-        answer = await self._ask("GET", f"/jobs/{','.join(jobs)}?files={FILE_FIELDS}")
+        """What the server knows of jobs; of those that it does not know or show, that.
+
+        Raises `PassingFault` if it says nothing of the only one; of many it may leave some out. Where the answer about
+        a single one is `TooLarge`, because many files have long reasons, it is asked for less, in the end for no files.
+        """
         if len(jobs) > 1:
-            many: Jobs = _read(answer, Jobs, "jobs", self._expect_of_job)
-            return many
-        if missing := _missing(answer, jobs[0]):
+            return await self._look(jobs, f"?files={FILE_FIELDS}")
+        for less in (f"?files={FILE_FIELDS}", f"?files={BRIEF}"):
+            with suppress(TooLarge):
+                return await self._look(jobs, less)
+        return await self._look(jobs, "")
+
+    async def _look(self, jobs: Sequence[str], fields: str) -> Jobs:
+        answer = await self._ask("GET", f"/jobs/{','.join(jobs)}{fields}")
+        if len(jobs) == 1 and (missing := _missing(answer, jobs[0])):
             return [missing]
-        found = _read(answer, Job | Jobs, "a job", self._expect_of_job)
-        return found if isinstance(found, list) else [found]
+        self._expect(answer)
+        found = self._read(answer, Job | Jobs, "a job")
+        told = [each for each in (found if isinstance(found, list) else [found]) if each.job_id in jobs]
+        if len(jobs) == 1 and len(told) != 1:
+            raise Trouble(f"{self.url} says nothing of {jobs[0]}, which it was asked about")
+        return told
 
     async def recall(self, job: str) -> Job:
         """What the server's archive knows of a job; raises `Unknown`, and `Hidden`."""
@@ -278,7 +301,10 @@ class Fts:
             raise Unknown(job)
         if answer.code == 403 and _is_own(answer):
             raise Hidden(f"{self.url} does not show the hub its old job: {words(answer.body)}")
-        found: Job = _read(answer, Job, "an old job", self._expect_of_job)
+        self._expect(answer)
+        found: Job = self._read(answer, Job, "an old job")
+        if found.job_id != job:
+            raise Trouble(f"{self.url} says nothing of {job}, which it was asked about")
         return found
 
     async def cancel(self, job: str) -> None:
@@ -288,30 +314,46 @@ class Fts:
             raise Hidden(f"{self.url} does not let the hub cancel: {missing.http_message}")
         if missing:
             raise Unknown(job)
-        self._expect_of_job(answer)
+        self._expect(answer)
 
-    def _expect_of_job(self, answer: Asked) -> None:
-        """What was handed over goes on there, whatever the hub is told: each refusal is a fault that passes."""
+    def _expect(self, answer: Asked) -> None:
+        """What the server refuses passes, for it is the hub that is refused: it may be let in again.
+
+        And what was handed over goes on there, whatever the hub is told.
+        """
         if 200 <= answer.code < 300:
             self._barred = False
             return
-        told = f"{self.url} answered {answer.code}: {words(answer.body)}"
+        told = self._refusal(answer)
         if answer.code in (401, 403):
             if not self._barred:
-                log.warn("{told}; it lets the hub in no more, whose jobs there go on unseen", told=told)
+                log.warn("{told}; the hub is not let in, its jobs there go on unseen", told=told)
             self._barred = True
-        raise PassingFault(told)
+            told += f"; is {self._wire.papers.shown} known to a VO there, and not banned?"
+        raise (Trouble if answer.code >= 500 else PassingFault)(told)
 
-    def _expect(self, answer: Asked) -> None:
-        if 200 <= answer.code < 300:
-            return
-        said = words(answer.body)
+    def _expect_of_submission(self, answer: Asked) -> None:
+        """As `_expect`; but what FTS itself says of the very job will not pass, nor will a body that is too large."""
         if answer.code == NEEDS_DELEGATION:
-            raise PassingFault(f"{self.url} has no proxy of the hub: {said}")
+            raise PassingFault(f"{self.url} has no proxy of the hub: {words(answer.body)}")
         # A storage is banned while it is repaired.
-        banned = answer.code == 403 and said.endswith(BANNED) and "://" in said
-        passing = answer.code >= 500 or answer.code in PASSING or answer.code == 424 or banned
-        raise (PassingFault if passing else FinalFault)(f"{self.url} answered {answer.code}{said and ': '}{said}")
+        if answer.code == 403 and words(answer.body).endswith(BANNED) and "://" in words(answer.body):
+            raise PassingFault(self._refusal(answer))
+        of_job = 400 <= answer.code < 500 and answer.code not in PASSING and _is_own(answer)
+        if of_job or answer.code == TOO_LARGE:
+            raise FinalFault(self._refusal(answer))
+        self._expect(answer)
+
+    def _refusal(self, answer: Asked) -> str:
+        said = words(answer.body)
+        return f"{self.url} answered {answer.code}{said and ': '}{said}"
+
+    def _read(self, answer: Asked, shape: Any, what: str) -> Any:
+        try:
+            return msgspec.json.decode(answer.body, type=shape)
+        except msgspec.MsgspecError as error:
+            said = words(answer.body)
+            raise Trouble(f"{self.url} does not say {what}: {error}{said and ': '}{said}") from error
 
     async def _ask(self, method: str, path: str, body: bytes | None = None, kind: str = "application/json") -> Asked:
         return await self._wire.ask(method, path, body, kind)
@@ -334,16 +376,3 @@ def _is_own(answer: Asked) -> bool:
         return isinstance(msgspec.json.decode(answer.body), dict)
     except msgspec.MsgspecError:
         return False
-
-
-def _read(answer: Asked, shape: Any, what: str, expect: Callable[[Asked], None] | None = None) -> Any:
-    if expect is not None:
-        expect(answer)
-    elif not 200 <= answer.code < 300:
-        fault = PassingFault if answer.code >= 500 or answer.code in PASSING else FinalFault
-        raise fault(f"the FTS server answered {answer.code}: {words(answer.body)}")
-    try:
-        return msgspec.json.decode(answer.body, type=shape)
-    except msgspec.MsgspecError as error:
-        said = words(answer.body)
-        raise PassingFault(f"the FTS server does not say {what}: {error}{said and ': '}{said}") from error

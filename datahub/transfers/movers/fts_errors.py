@@ -21,7 +21,7 @@ import re
 from collections.abc import Iterable
 from enum import StrEnum
 
-__all__ = ["Verdict", "exists", "judge"]
+__all__ = ["Verdict", "exists", "judge", "waited_too_long"]
 
 
 class Verdict(StrEnum):
@@ -70,19 +70,31 @@ _NEVER = (
     "system error in write into hdfs",
     "login incorrect",
 )
+_QUEUED = "stayed in the queue for too long"
+# What FTS's server says of its agents, which it gives up then: another job gets another one.
+_AGENTS = (
+    "probably stalled",
+    "because it was stalled",
+    "because it was not responding",
+    "transfer process died",
+    "transfer terminate handler called",
+    "no share configured for this vo",
+)
 # What FTS tries again because it knows no better, also where no number comes with it.
 _AGAIN = (
+    *_AGENTS,
     "communication error",
     "connection refused",
     "connection reset",
     "timeout has been exceeded",
-    "stayed in the queue for too long",
+    _QUEUED,
 )
 _EXISTS = ("file exists", "exists and overwrite is not enabled", "destination file exists")
 _EVERYWHERE = {errno.EPERM, errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG, errno.E2BIG, errno.EPROTONOSUPPORT}
 _NUMBERS = {
     "SOURCE": _EVERYWHERE | {errno.ENOENT, errno.ENOTDIR},
     "DESTINATION": _EVERYWHERE | {errno.EROFS, errno.EFAULT, errno.EEXIST},
+    "GENERAL_FAILURE": set(),
     "TRANSFER": _EVERYWHERE - {errno.EISDIR, errno.E2BIG} | {errno.EEXIST, errno.EFBIG, errno.EROFS},
 }
 _SCOPED = re.compile(r"\s*([A-Z_]+) \[(\d+)\]")
@@ -117,3 +129,8 @@ def exists(reason: str) -> bool:
     found = _SCOPED.match(reason)
     there = found is not None and found[1] == "DESTINATION" and int(found[2]) == errno.EEXIST
     return there or _has(reason.lower(), _EXISTS)
+
+
+def waited_too_long(reason: str) -> bool:
+    """Whether FTS gave it up in its queue: then it says CANCELED, as of what somebody has cancelled."""
+    return _QUEUED in reason.lower()

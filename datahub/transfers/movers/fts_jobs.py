@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from math import ceil
 from threading import Event
 from typing import Any
 from urllib.parse import unquote
@@ -18,13 +19,22 @@ from datahub.transfers.model import FileRecord, printable
 from datahub.transfers.movers import Checksum, Order, Remote
 from datahub.transfers.movers.addresses import check_folder, check_name, final_url, quoted
 from datahub.transfers.movers.fts import Fts, Job, JobFile
-from datahub.transfers.movers.fts_errors import Verdict, exists, judge
+from datahub.transfers.movers.fts_errors import Verdict, exists, judge, waited_too_long
+from datahub.transfers.movers.fts_wire import LARGEST
 
-__all__ = ["Agent", "Before", "End", "conclude", "details", "ended", "states"]
+__all__ = ["FINAL_JOBS", "Agent", "Before", "End", "conclude", "details", "ended", "states"]
 
 FINAL_FILES = ("FINISHED", "FAILED", "CANCELED", "NOT_USED")
 FINAL_JOBS = ("FINISHED", "FAILED", "FINISHEDDIRTY", "CANCELED")
 SHOWN = 100
+UNTOLD = {"CANCELED": "cancelled at the FTS server", "FAILED": "FTS has told no reason"}
+TOLD = 300
+"""Bytes of what FTS tells of a file in `datahub.transfers.movers.fts.BRIEF`, but for its URL, or somewhat less."""
+
+COPYING = 3 * 3600.0
+PER_MIB = 2.0
+"""Seconds of a copy. FTS gives it ten minutes and two seconds a MiB, and takes it for dead an hour later."""
+
 LONGEST_URL = 1100
 """Characters of a column of FTS's; it answers 500 to more."""
 
@@ -60,12 +70,21 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """Has what goes to one scheme copied by ``server``; ``source`` is the URL that is put before paths of this host."""
+    """Has what goes to one scheme copied by ``server``; ``source`` is the URL that is put before paths of this host.
+
+    A file may wait there for ``timeout`` seconds.
+    """
 
     server: Fts
     archive: Archive
     pool: Pool
     source: str | None
+    timeout: float
+
+    def patience(self, job: Job) -> float:
+        """Seconds after which a job has ended at any server that does as it is told: all waited, then were copied."""
+        largest = max(map(_size, job.files), default=0)
+        return self.timeout + COPYING + PER_MIB * largest / 2**20
 
     def check(self, destination: str) -> None:
         """Raise `InvalidRequest` unless ``destination`` is the URL of a folder on another host."""
@@ -90,6 +109,8 @@ class Agent:
             "dst_file_report": careful,
             "retry": -1,
             "priority": priority,
+            # In hours, as all versions read it.
+            "max_time_in_queue": ceil(self.timeout / 3600),
             "id_generator": "deterministic",
             "sid": sid,
             "job_metadata": noted,
@@ -121,6 +142,9 @@ class Agent:
             if ours:
                 plan.files[-1]["metadata"]["ours"] = True
         plan.empty = len(folders)
+        if sum(len(each["destinations"][0]) + TOLD for each in plan.files) > LARGEST:
+            told = f"product {product.id!r} has {product.files} files, and FTS can't tell of so many in one job"
+            raise FinalFault(f"{told}: deliver its folders one by one, or have gfal: move them")
         if same < len(before.files):
             # It is another product by now.
             return self._plan(order, product, careful, Before(), stop)
@@ -192,6 +216,16 @@ class End:
         return any(each.start_time is not None for each in self.failures)
 
     @property
+    def failed(self) -> bool:
+        """Whether FTS has tried, and all was not merely cancelled."""
+        return any(map(_was_tried, self.failures))
+
+    @property
+    def blocked(self) -> tuple[JobFile, ...]:
+        """The files for which something was in the way that may be ours, or not: an earlier job may have left it."""
+        return tuple(each for each in self.failures if self.careful and exists(each.reason or ""))
+
+    @property
     def foreign(self) -> bool:
         """Whether a careful job met files that are not ours, and nothing else that will not pass."""
         if not self.careful or any(each.file_state != "FAILED" for each in self.failures):
@@ -200,18 +234,24 @@ class End:
         return len(others) < len(self.failures) and all(judge(each) is not Verdict.NEVER for each in others)
 
     @property
+    def unknown(self) -> str | None:
+        """A reason that nobody has classified, whole."""
+        reasons = (each.reason for each in self.failures if _was_tried(each))
+        return next((each for each in reasons if each and judge(each) is Verdict.UNKNOWN), None)
+
+    @property
     def verdict(self) -> Verdict:
         """Whether another try may succeed where this one failed."""
-        verdicts = {judge(each.reason or "") for each in self.failures if each.file_state == "FAILED"}
+        verdicts = {judge(each.reason or "") for each in self.failures if _was_tried(each)}
         order = (Verdict.NEVER, Verdict.UNKNOWN, Verdict.AGAIN)
         return next((each for each in order if each in verdicts), Verdict.NEVER)
 
     @property
     def told(self) -> str:
         """What went wrong, for people: the first reason whole."""
-        first = next((each for each in self.failures if each.file_state == "FAILED"), self.failures[0])
+        first = next(filter(_was_tried, self.failures), self.failures[0])
         whole = self.files + len(self.failures)
-        reason = first.reason or ("cancelled at the FTS server" if first.file_state == "CANCELED" else first.file_state)
+        reason = first.reason or UNTOLD.get(first.file_state, first.file_state)
         return f"{len(self.failures)} of {whole} files failed: {reason}" if whole > 1 else reason
 
 
@@ -263,6 +303,11 @@ def _adler(file: JobFile) -> Checksum | None:
 
 def _has_arrived(file: JobFile, careful: bool) -> bool:
     return file.file_state == "FINISHED" or (careful and _is_ours(file))
+
+
+def _was_tried(file: JobFile) -> bool:
+    """Whether FTS could not copy it, or came to no copy in time: not that somebody has cancelled it."""
+    return file.file_state == "FAILED" or waited_too_long(file.reason or "")
 
 
 def _runs(file: JobFile) -> bool:

@@ -22,7 +22,7 @@ from datahub.kit.sharing import Shared
 from datahub.kit.threads import Pool
 from datahub.transfers.movers.proxies import Credentials, Papers, outdated, sign
 
-__all__ = ["Asked", "Session", "TooLarge", "Wire"]
+__all__ = ["LARGEST", "Asked", "Session", "TooLarge", "Wire"]
 
 CONNECT = 10.0
 ANSWER = 60.0

@@ -16,7 +16,7 @@ from datahub.transfers.movers.proxies import Papers
 from tests.fakes.fts3 import FakeFts, listen
 from tests.gridftp import Authority
 
-__all__ = ["Place", "client", "closed", "job", "opened"]
+__all__ = ["FILE", "Place", "client", "closed", "job", "opened"]
 
 FILE = {"sources": ["gsiftp://a/1"], "destinations": ["gsiftp://b/1"], "checksum": "ADLER32", "filesize": 5}
 

@@ -14,7 +14,7 @@ from datahub.transfers.movers.fts import Hidden, Job, JobFile, Refused, TooLarge
 from datahub.transfers.movers.fts_jobs import conclude
 from datahub.transfers.movers.proxies import Papers
 from tests.gridftp import Authority
-from tests.transfers.movers.fts_place import client, closed, job, opened
+from tests.transfers.movers.fts_place import FILE, client, closed, job, opened
 
 
 @pytest.fixture(scope="module")
@@ -157,17 +157,42 @@ async def test_an_answer_that_is_too_large(place, manner, monkeypatch):
     assert (await place.fts.look([one]))[0].known
 
 
+async def test_less_is_asked_for_of_a_large_job(place, monkeypatch):
+    """Where it is the reasons that are too long, files and their states are told; else the state of the job."""
+    one = await place.fts.submit(
+        {**job(), "files": [{**FILE, "destinations": [f"gsiftp://b/{each}"]} for each in "123"]}
+    )
+    place.fake.finish(one, "FINISHED", "FAILED", reason="x" * 10_000)
+    monkeypatch.setattr(fts_wire, "LARGEST", 8 * 1024)
+    (found,) = await place.fts.look([one])
+    assert [(each.file_state, each.reason) for each in found.files] == [("FINISHED", None), *[("FAILED", None)] * 2]
+    end = conclude(found)
+    assert end is not None
+    assert (end.told, end.unknown) == ("2 of 3 files failed: FTS has told no reason", None)
+    with pytest.raises(TooLarge):
+        await place.fts.look([one, one])
+    monkeypatch.setattr(fts_wire, "LARGEST", 1300)
+    (found,) = await place.fts.look([one])
+    assert (found.job_state, found.files) == ("FINISHEDDIRTY", [])
+
+
 async def test_who_is_not_let_in(place, reactor):
-    """That is final, in the server's words."""
+    """Whoever it is that refuses the hub: it passes. What FTS itself says of a job is final."""
+    for manner, told in (("banned", "403: The user has been banned; is .*hub.pem"), ("lost", "404: Not Found")):
+        place.fake.manner = manner
+        with pytest.raises(PassingFault, match=f"answered {told}"):
+            await place.fts.whoami()
+    place.fake.manner = "waits"
+    await place.fts.delegate()
     place.fake.manner = "banned"
-    with pytest.raises(FinalFault, match="answered 403: The user has been banned"):
-        await place.fts.whoami()
+    with pytest.raises(PassingFault, match="answered 403: The user has been banned"):
+        await place.fts.submit(job())
     place.fake.manner = "waits"
     with pytest.raises(FinalFault, match=r"answered 400: No valid pairs available"):
         await place.fts.submit({"files": [], "params": {}})
     place.fake.manner = "strangers"
     fts = client(place.authority, place.port, Papers(*place.authority.issue("hub")), reactor)
-    with pytest.raises(FinalFault, match="has seen no certificate of the hub's"):
+    with pytest.raises(PassingFault, match="has seen no certificate of the hub's"):
         await fts.whoami()
     await fts.stop()
 
@@ -233,7 +258,7 @@ async def test_what_the_hub_is_refused(place, manner, code):
         await refused()
         await refused()
     told = [formatEvent(each) for each in events]
-    assert len([each for each in told if "lets the hub in no more, whose jobs there go on unseen" in each]) == 2
+    assert len([each for each in told if "the hub is not let in, its jobs there go on unseen" in each]) == 2
 
 
 @pytest.mark.parametrize("body", [b'{"job_id": "2", "http_status": "404 Not Found"}', b'["404"]', b'{"job_id": 1}'])
@@ -247,6 +272,43 @@ async def test_an_answer_about_something_else(place, body, monkeypatch):
     for asking in (place.fts.look(["1"]), place.fts.cancel("1")):
         with pytest.raises(PassingFault, match="answered 404"):
             await asking
+
+
+async def test_an_answer_about_another_job(place, monkeypatch):
+    """It is taken for no answer; among many, those go on of which something is said."""
+    bodies = [b'{"job_id": "2", "job_state": "FINISHED"}'] * 2 + [b"[]", b'[{"job_id": "2"}, {"job_id": "3"}]']
+
+    async def ask(*_: object) -> fts_wire.Asked:
+        return fts_wire.Asked(200, bodies.pop(0))
+
+    monkeypatch.setattr(place.fts, "_ask", ask)
+    for asking in (place.fts.look(["1"]), place.fts.recall("1"), place.fts.look(["1"])):
+        with pytest.raises(PassingFault, match="says nothing of 1, which it was asked about"):
+            await asking
+    assert [each.job_id for each in await place.fts.look(["1", "2"])] == ["2"]
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "passes"),
+    [
+        (400, b'{"status": "400 Bad Request", "message": "No file"}', False),
+        (400, b"<html>The SSL certificate error</html>", True),
+        (404, b"<html>Not Found</html>", True),
+        (413, b"<html>Request Entity Too Large</html>", False),
+        (424, b'{"message": "VOMS"}', True),
+        (500, b'{"message": "oops"}', True),
+    ],
+)
+async def test_what_ends_a_submission(place, code, body, passes, monkeypatch):
+    """What FTS says of the job, and that it is too large; what else stands there speaks of the hub."""
+    await place.fts.delegate()
+
+    async def ask(*_: object) -> fts_wire.Asked:
+        return fts_wire.Asked(code, body)
+
+    monkeypatch.setattr(place.fts, "_ask", ask)
+    with pytest.raises(PassingFault if passes else FinalFault, match=f"answered {code}"):
+        await place.fts.submit(job())
 
 
 async def test_a_job_that_waits_for_tape(place):

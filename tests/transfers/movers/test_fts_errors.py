@@ -103,6 +103,22 @@ def test_a_checksum_that_was_wrong_from_the_start(reason):
     assert judge(reason) is Verdict.NEVER
 
 
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "No FTS server has updated the transfer status the last 900 seconds. Probably stalled",
+        "Transfer has been forced-killed because it was stalled",
+        "Transfer has been canceled because it was not responding",
+        "GENERAL_FAILURE [22] Transfer process died with: 0x1",
+        "GENERAL_FAILURE [4] Transfer terminate handler called:15",
+        "No share configured for this VO",
+    ],
+)
+def test_what_the_server_says_of_its_agents(reason):
+    """It gives up whom it hears no more of: another one may copy it."""
+    assert judge(reason) is Verdict.AGAIN
+
+
 def test_what_nobody_knows():
     """Without a scope that has numbers it is said to be unknown."""
     assert judge("") is Verdict.UNKNOWN

@@ -11,7 +11,7 @@ import pytest
 import pytest_twisted
 from twisted.logger import capturedLogs, formatEvent
 
-from datahub.errors import FinalFault, PassingFault
+from datahub.errors import PassingFault
 from datahub.kit.aio import gather, sleep
 from datahub.transfers.movers import fts_wire, proxies
 from datahub.transfers.movers.proxies import Papers
@@ -114,7 +114,7 @@ async def test_nothing_is_delegated_but_jobs_are_seen(place):
     place.fts._until = 0.0
     place.fake.delegations.clear()
     place.fake.manner = "banned"
-    with pytest.raises(FinalFault, match="403"):
+    with pytest.raises(PassingFault, match="403"):
         await place.fts.delegate()
     await place.fts.keep_delegated()
     place.fake.manner = "waits"
