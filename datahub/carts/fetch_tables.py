@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
-from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
 
 from datahub.archive import cache
 from datahub.archive.cache import KNOWN, Holding, holding
@@ -23,12 +25,15 @@ __all__ = [
     "claim",
     "evictable",
     "fail_users",
+    "free",
+    "free_all",
     "known",
     "release",
-    "unbind",
     "waiting",
     "whole_size",
 ]
+
+AT_ONCE: Final = 1_000
 
 _waiting = cart_file.c.status == "waiting"
 _bind = Direct(
@@ -108,16 +113,25 @@ def bind(connection: Connection, number: str, files: Sequence[CartFile]) -> None
         _bind.many(connection, rows)
 
 
-def unbind(connection: Connection, numbers: Sequence[str]) -> None:
-    """Make carts users of nothing any more; what nobody else uses is dropped."""
-    counted = (
-        select(cart_file.c.holding, func.count())
-        .where(cart_file.c.cart.in_(numbers), cart_file.c.holding.isnot(None))
-        .group_by(cart_file.c.holding)
-        .order_by(cart_file.c.holding)
-    )
-    cache.let_go(connection, [(int(kept), int(count)) for kept, count in connection.execute(counted)])
-    connection.execute(update(cart_file).where(cart_file.c.cart.in_(numbers)).values(holding=None))
+def free(connection: Connection, number: str, count: int) -> int:
+    """Remove up to ``count`` files of a cart, the user of nothing through them any more; how many there were.
+
+    What nobody else uses is dropped.
+    """
+    mine = select(cart_file.c.number, cart_file.c.holding).where(cart_file.c.cart == number)
+    rows = connection.execute(mine.order_by(cart_file.c.number).limit(count)).all()
+    if rows:
+        users = Counter(int(row.holding) for row in rows if row.holding is not None)
+        cache.let_go(connection, sorted(users.items()))
+        these = (cart_file.c.cart == number, cart_file.c.number <= rows[-1].number)
+        connection.execute(delete(cart_file).where(*these))
+    return len(rows)
+
+
+def free_all(connection: Connection, number: str) -> None:
+    """Remove all files of a cart."""
+    while free(connection, number, AT_ONCE):
+        pass
 
 
 def waiting(connection: Connection, number: str) -> dict[str, Group]:

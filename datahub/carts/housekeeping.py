@@ -20,6 +20,8 @@ __all__ = ["Housekeeping"]
 log = Logger()
 
 BATCH: Final = 50
+FILES: Final = 2_000
+"""So many files are let go of by one transaction: others wait while their rows are written."""
 
 
 class Housekeeping:
@@ -41,10 +43,15 @@ class Housekeeping:
         now = self._clock.wall()
         numbers = tables.left_behind(connection, now, BATCH)
         numbers = [each for each in numbers if not self._downloads.active(each)]
-        if numbers:
-            fetch_tables.unbind(connection, numbers)
-            tables.forget_files(connection, numbers)
-            if replaced := tables.replaced(connection, numbers):
+        freed, left = [], FILES
+        for each in numbers:
+            left -= fetch_tables.free(connection, each, left)
+            if left <= 0:
+                break  # it may have more of them
+            freed.append(each)
+        if freed:
+            tables.forget_files(connection, freed)
+            if replaced := tables.replaced(connection, freed):
                 tables.remove(connection, replaced, now)
         return len(numbers)
 
@@ -82,6 +89,7 @@ class Housekeeping:
         now = self._clock.wall()
         numbers = tables.expired(connection, now - self._keep, BATCH)
         if numbers:
-            fetch_tables.unbind(connection, numbers)
+            for each in numbers:
+                fetch_tables.free_all(connection, each)
             tables.remove(connection, numbers, now)
         return len(numbers)

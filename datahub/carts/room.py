@@ -120,7 +120,7 @@ class Room:
     def _evict(self, connection: Connection, old: Cart, now: int) -> None:
         reason = "for space"
         tables.change(connection, old, now, status=Status.EVICTED, time_gone=now, reason=reason)
-        fetch_tables.unbind(connection, [old.id])
+        fetch_tables.free_all(connection, old.id)
         tables.forget_files(connection, [old.id])
         log.info("cart {uid} is evicted {reason}", uid=old.uid, reason=reason)
 

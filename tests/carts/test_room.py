@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from datahub.carts import line, tables
+from datahub.carts import housekeeping, line, tables
 from datahub.carts.fetching import FETCH
 from datahub.carts.model import Status
 from tests.carts.test_fetching import Remote, copies, far, make, remote
@@ -202,3 +202,18 @@ async def test_what_no_database_can_sum_up(far: Yard, remote: Remote) -> None:
     await far.post("abc", {name: name for name in remote.sizes})
     far.pass_time(10)
     assert (far.cart("abc").error or "").startswith("No Space Available: the cart needs 24000000000000000000 bytes")
+
+
+async def test_many_files_go_in_steps(far: Yard, remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a cart that is gone, each with a transaction of its own: nobody waits for all of them."""
+    monkeypatch.setattr(housekeeping, "FILES", 2)
+    await make(far, remote, "abc", dict.fromkeys("abcde", b"1"))
+    await make(far, remote, "two", {"a": b"1", "z": b"2"})
+    assert (await far.client.ask("DELETE", "/abc")).status == 200
+    far.store.names.clear()
+    far.chore("carts that are gone")
+    assert far.store.names.count("free carts") == 4, "three for the files, and one that finds nothing left"
+    assert far.files("abc") == []
+    far.chore("dropped files")
+    assert len(copies(far)) == 2
+    assert far.cart("two").status is Status.READY

@@ -82,7 +82,7 @@ async def test_the_rows_of_a_cart(store: Store) -> None:
         assert now is not None
         tables.change(connection, now, NOW, status=Status.EVICTED, time_gone=NOW, reason="for space")
         assert tables.left_behind(connection, NOW, 5) == [number]
-        fetch_tables.unbind(connection, [number])
+        fetch_tables.free_all(connection, number)
         tables.forget_files(connection, [number])
         assert tables.left_behind(connection, NOW, 5) == []
         assert tables.expired(connection, NOW + 1, 5) == [number]
@@ -130,9 +130,9 @@ async def test_what_is_kept(store: Store) -> None:
         ((file, kept),) = fetch_tables.adoptable(connection, two, 0, 5)
         assert (file.name, kept.facts) == ("a", facts)
         fetch_tables.fail_users(connection, one, jobs[1].holding.id, "no")
-        fetch_tables.unbind(connection, [one])
+        assert [fetch_tables.free(connection, one, 1) for _ in range(3)] == [1, 1, 0]
         assert cache.kept(connection) == 10
-        fetch_tables.unbind(connection, [two])
+        fetch_tables.free_all(connection, two)
         assert cache.kept(connection) == 0
         assert len(cache._dropped(connection)) == 3
         assert cache.use(connection, ["a"])["a"] not in cache._dropped(connection)
