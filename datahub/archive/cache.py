@@ -48,7 +48,6 @@ __all__ = ["DROPPED", "HELD", "KNOWN", "NEW", "RESERVED", "Cache", "Draft", "Hol
 NEW, KNOWN, RESERVED, HELD, DROPPED = "new", "known", "reserved", "held", "dropped"
 SPACE: Final = "carts.space"
 BATCH: Final = 200
-AT_ONCE: Final = 1_000
 FOLDERS: Final = 256
 IN_A_ROW: Final = 64
 """Files of neighbouring numbers in one folder."""
@@ -169,13 +168,6 @@ def let_go(connection: Connection, users: Iterable[tuple[int, int]]) -> None:
     connection.execute(drop, [{"its_id": each["its_id"]} for each in rows])
 
 
-_reserve = (
-    update(holding)
-    .where(holding.c.id.in_(bindparam("numbers", expanding=True)), holding.c.state == KNOWN)
-    .values(state=RESERVED)
-)
-
-
 def lock_space(connection: Connection) -> None:
     """Let nobody else reserve room until this transaction ends."""
     insert_if_absent(connection, setting, {"name": SPACE, "value": ""})
@@ -226,12 +218,6 @@ def is_kept(connection: Connection, number: int, place: str) -> bool:
     """Whether the copy at ``place`` is the one that is kept of the file of that number."""
     kept = (holding.c.id == number, holding.c.state == HELD, holding.c.place == url_of_path(place))
     return connection.execute(select(holding.c.id).where(*kept)).first() is not None
-
-
-def reserve(connection: Connection, numbers: Sequence[int]) -> None:
-    """Promise room to files whose sizes are known."""
-    for first in range(0, len(numbers), AT_ONCE):
-        connection.execute(_reserve, {"numbers": numbers[first : first + AT_ONCE]})
 
 
 def told(facts: Facts) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, or_, select, update
 
 from datahub.archive import cache
-from datahub.archive.cache import KNOWN, Holding, holding
+from datahub.archive.cache import KNOWN, RESERVED, Holding, holding
 from datahub.carts import tables
 from datahub.carts.model import FAILED, Cart, CartFile, Status
 from datahub.carts.tables import cart, cart_file
@@ -27,8 +27,9 @@ __all__ = [
     "fail_users",
     "free",
     "free_all",
-    "known",
+    "needed",
     "release",
+    "reserve",
     "waiting",
     "whole_size",
 ]
@@ -148,18 +149,28 @@ def waiting(connection: Connection, number: str) -> dict[str, Group]:
     return {state: Group(*rest) for state, *rest in connection.execute(wanted.group_by(holding.c.state))}
 
 
-def known(connection: Connection, number: str) -> tuple[list[int], int]:
-    """What a cart needs room for: numbers, and bytes in all."""
-    wanted = select(holding.c.id, holding.c.size).select_from(_both).distinct()
-    rows = connection.execute(wanted.where(cart_file.c.cart == number, _waiting, holding.c.state == KNOWN)).all()
-    return [row.id for row in rows], sum(row.size for row in rows)
+def needed(connection: Connection, number: str) -> int:
+    """The bytes that a cart needs room for."""
+    return _bytes_of(connection, number, _waiting, holding.c.state == KNOWN)
 
 
 def whole_size(connection: Connection, number: str) -> int:
     """The bytes of all different files of a cart, as far as they are known."""
-    each = select(holding.c.id, holding.c.size).select_from(_both).distinct().where(cart_file.c.cart == number)
-    # Summed here: what an archive says of its files may be more than a database can count.
-    return sum(row.size or 0 for row in connection.execute(each))
+    return _bytes_of(connection, number)
+
+
+def _bytes_of(connection: Connection, number: str, *conditions: ColumnElement[bool]) -> int:
+    wanted = select(holding.c.id, holding.c.size).select_from(_both).distinct()
+    each = wanted.where(cart_file.c.cart == number, *conditions).subquery()
+    # Not as whole numbers: what an archive says of its files may be more than a database can count so.
+    return int(connection.execute(select(func.coalesce(func.sum(each.c.size * 1.0), 0))).scalar_one())
+
+
+def reserve(connection: Connection, number: str) -> None:
+    """Promise room to the files of a cart whose sizes are known."""
+    mine = select(cart_file.c.holding).where(cart_file.c.cart == number, _waiting)
+    these = (holding.c.state == KNOWN, holding.c.id.in_(mine))
+    connection.execute(update(holding).where(*these).values(state=RESERVED))
 
 
 def claim(

@@ -20,7 +20,7 @@ __all__ = ["Housekeeping"]
 log = Logger()
 
 BATCH: Final = 50
-FILES: Final = 2_000
+FILES: Final = 1_000
 """So many files are let go of by one transaction: others wait while their rows are written."""
 
 

@@ -71,12 +71,12 @@ class Room:
         """Take room for all of a cart or for nothing of it; whether a cart was evicted for it."""
         cache.lock_space(connection)
         now = _staged_still(connection, cart)
-        numbers, need = fetch_tables.known(connection, cart.id)
+        need = fetch_tables.needed(connection, cart.id)
         whole, space = fetch_tables.whole_size(connection, cart.id), self._kept.space
         if whole > space:
             raise FinalFault(f"No Space Available: the cart needs {whole} bytes, and carts have {space} bytes in all")
         freed = bool(need) and self._make_room(connection, cart, need)
-        cache.reserve(connection, numbers)
+        fetch_tables.reserve(connection, cart.id)
         if _waits_for(now) in (waits.TURN, waits.ROOM):
             self._write(connection, now, waits.ARCHIVE)
             line.call(connection)

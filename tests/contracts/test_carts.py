@@ -115,10 +115,10 @@ async def test_what_is_kept(store: Store) -> None:
         assert [job.holding.name for job in claim(two, cache.NEW, in_hand=in_hand)] == ["a"]
         for job in jobs:
             cache.change(connection, job.holding, ME, state=cache.KNOWN, size=10, mtime_ns=5, owner="dead")
-        numbers, need = fetch_tables.known(connection, one)
-        assert (len(numbers), need, fetch_tables.whole_size(connection, one)) == (2, 20, 20)
+        assert (fetch_tables.needed(connection, one), fetch_tables.whole_size(connection, one)) == (20, 20)
         cache.lock_space(connection)
-        cache.reserve(connection, numbers)
+        fetch_tables.reserve(connection, one)
+        assert fetch_tables.needed(connection, one) == 0
         assert cache.taken(connection) == 20
         reserved = claim(one, cache.RESERVED, in_hand=())
         assert (len(reserved), len(claim(one, cache.RESERVED, in_hand=(), most=15))) == (2, 1), "a dead one's are free"
