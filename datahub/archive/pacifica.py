@@ -16,12 +16,16 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 from urllib.parse import quote
 
+from twisted.internet.abstract import isIPAddress
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, FileBodyProducer, HTTPConnectionPool, ResponseDone
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
 
 from datahub import __version__
 from datahub.archive import Entry, Faulty, Product
@@ -72,7 +76,7 @@ class PacificaArchive:
         # A connection for each request: some versions answer wrongly on one that is kept.
         connections = HTTPConnectionPool(reactor, persistent=False)
         connections._factory = _Quiet  # noqa: SLF001 - else each connection writes two lines to the log
-        self._agent = Agent(reactor, connectTimeout=self._patience.connect, pool=connections)
+        self._agent = Agent.usingEndpointFactory(reactor, _Ways(reactor, self._patience.connect), connections)
 
     async def stage(self, name: str) -> None:
         """Ask for a file to be made ready; raises `FinalFault`, `Faulty`, `PassingFault`."""
@@ -170,6 +174,23 @@ class NoProducts:
     def open(self, product: Product, entry: Entry) -> int:
         """Raise `FinalFault`."""
         raise FinalFault(f"product {product.id!r} can't be opened: {entry.path}")
+
+
+@implementer(IAgentEndpointFactory)
+class _Ways:
+    """How the archive is reached: straight, where its URL has an address and no name.
+
+    To look for the addresses of a name that is one takes a fifth of the time in which a small file is fetched.
+    """
+
+    def __init__(self, reactor: Any, timeout: float) -> None:
+        self._reactor = reactor
+        self._timeout = timeout
+
+    def endpointForURI(self, uri: Any) -> Any:  # noqa: N802 - Twisted's name
+        host = uri.host.decode("ascii")
+        kind = TCP4ClientEndpoint if isIPAddress(host) else HostnameEndpoint
+        return kind(self._reactor, host, uri.port, timeout=self._timeout)
 
 
 class _Quiet(pool_factory):  # type: ignore[misc]  # Twisted has no public name for it

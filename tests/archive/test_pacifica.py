@@ -56,6 +56,17 @@ async def test_what_is_asked(archive, fake, tmp_path):
     assert fake.asked == ["POST /a%3Fb%23c/d%20e%25%C3%BC", "HEAD /12345", "GET /a"]
 
 
+async def test_an_archive_that_has_a_name(reactor, fake):
+    """Its addresses are looked up, whichever of them it listens at."""
+    pool = ReactorPool("disk", 1, reactor)
+    fake.answers = {"HEAD": found()}
+    named = PacificaArchive(fake.url.replace("127.0.0.1", "localhost"), pool, reactor, QUICK)
+    assert await named.look("a") == Standing(3, MTIME, True)
+    unknown = PacificaArchive("http://archive.invalid:1/", pool, reactor, QUICK)
+    with pytest.raises(PassingFault, match="the archive can't be reached"):
+        await unknown.look("a")
+
+
 @pytest.mark.parametrize(
     ("answer", "standing"),
     [
