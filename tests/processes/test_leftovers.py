@@ -12,7 +12,9 @@ from datahub.processes.leftovers import TAG, boot, kill_leftovers
 
 
 @contextmanager
-def process(environ: dict[str, str], command: str = "sleep 60 & sleep 61; true") -> Iterator[subprocess.Popen[bytes]]:
+def process(environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a shell with children; it goes on when one of them is killed before it."""
+    command = "sleep 60 & while true; do sleep 61; done"
     environ = {"PATH": "/usr/bin:/bin", **environ}
     with subprocess.Popen(["bash", "-c", command], env=environ, start_new_session=True) as popen:
         try:
