@@ -56,10 +56,14 @@ def test_both_do_the_work(cluster: Cluster) -> None:
     b.await_ready()
     until(lambda: a.call("GET", "/health").json["parts"]["queue"] == "ok", "a connection to the broker")
     until(lambda: b.call("GET", "/health").json["parts"]["queue"] == "ok", "a connection to the broker")
-    jobs = [site.submit(a, BIG if number % 2 else TREE) for number in range(24)]
-    seen = b.await_final(jobs)
-    site.check_success(seen)
-    assert overlap(seen) == SLOTS
+    # Who has a slot when another item comes is a race, and one hub may win it again and again: not in each of ten.
+    for _ in range(10):
+        jobs = [site.submit(a, BIG if number % 2 else TREE) for number in range(24)]
+        seen = b.await_final(jobs)
+        site.check_success(seen)
+        assert overlap(seen) == SLOTS
+        if "is delivered" in a.log and "is delivered" in b.log:
+            break
     assert "is delivered" in a.log
     assert "is delivered" in b.log
     site.check_settled()
