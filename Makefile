@@ -12,7 +12,7 @@ BUDGET_unit = 8m
 BUDGET_contracts = 6m
 BUDGET_engines = 6m
 BUDGET_whole = 12m
-BUDGET_slow = 9m
+BUDGET_slow = 10m
 
 # These start processes as well.
 OUTSIDE = tests/whole tests/test_packaging.py tests/test_cleanliness.py
